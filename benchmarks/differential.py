@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.evaluation.calibration.scaling import apply_temperature, fit_temperature
-from leukoscope.evaluation.prevalence import METHODS, Confusions, PrevalenceModel, Shares
+from leukoscope.evaluation.confusions import Confusions
+from leukoscope.evaluation.prevalence import METHODS, PrevalenceModel, Shares
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -74,14 +74,13 @@ from leukoscope.learning.checkpoint import load_head
 from leukoscope.pipeline import perturbed
 from leukoscope.pipeline.evidence import gather_evidence
 from leukoscope.pipeline.features.store import InputStore
-from leukoscope.pipeline.fitting import HeadTrainer, job_seed
+from leukoscope.pipeline.fitting import HeadTrainer, job_seed, selects_settings, settled_recipe
 from leukoscope.pipeline.folds import FINAL, ProtocolPlan, final_fold, plan_protocols
 from leukoscope.pipeline.jobs import Labelled, calibrate_fits, part_rows, write_fit
 from leukoscope.pipeline.probes import shortcut_tables
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.results.out_of_fold import UnseenImages
 from leukoscope.pipeline.results.summary import summarise
-from leukoscope.pipeline.selected import selects_settings, settled_recipe
 
 METRICS: Final = ("accuracy", "roc_auc", "log_loss", "brier", "ece")
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from leukoscope.core.files import write_bytes, write_csv
 from leukoscope.phantom import PhantomSpec, design_cases, render_phantom
+from leukoscope.phantom.render import encode_image
 from leukoscope.phantom.spec import PhantomCase
-from leukoscope.phantom.writing import encode_image
 from study_cost import measure
 
 WINDOW_PX: Final = 72

@@ -46,8 +46,8 @@ MODULES = {
     "ood": ("test_ood",),
     "robustness": ("test_robustness",),
     "statistics/hierarchy": ("statistics/test_hierarchy",),
-    "statistics/leaderboard": ("statistics/test_leaderboard",),
-    "gate": ("test_gate",),
+    "statistics/leaderboard": ("statistics/test_leaderboard", "statistics/test_selection"),
+    "gate": ("test_gate", "test_patient_gate"),
 }
 """Module of ``evaluation`` → its tests."""
 

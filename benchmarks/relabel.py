@@ -28,8 +28,8 @@ from leukoscope.datasets.splits import make_splits
 from leukoscope.evaluation.calibration.scaling import apply_temperature, fit_temperature
 from leukoscope.evaluation.combining import aggregate
 from leukoscope.evaluation.statistics.intervals import proportion_interval
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.fitting import linear_logits
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.study.run import run_study

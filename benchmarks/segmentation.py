@@ -22,7 +22,7 @@ from leukoscope.config.preprocess import (
     Segmentation,
 )
 from leukoscope.imaging.decode import decode_image
-from leukoscope.imaging.segment_variants import segment
+from leukoscope.imaging.preprocess import segment
 
 METHODS: dict[str, Segmentation] = {
     "`leukocytes`, `part = cell` (default)": Leukocytes(),

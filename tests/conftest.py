@@ -13,8 +13,8 @@ import pytest
 from leukoscope.config.passport import Passport
 from leukoscope.core.files import read_csv, write_csv
 from leukoscope.core.user_cache import VARIABLE
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 
 ROOT = Path(__file__).resolve().parents[1]
 

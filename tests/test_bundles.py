@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from leukoscope.cli.main import app
 from leukoscope.core.errors import BundleError
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.bundle import PACKAGE, read_bundle, save_bundle
 from leukoscope.runtime.golden import verify_bundle
 

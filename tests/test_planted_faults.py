@@ -21,8 +21,8 @@ from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.datasets.split_checks import check_folds
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.stain import blue_range, nuclear_blue
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.folds import plan_protocols
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.golden import verify_bundle

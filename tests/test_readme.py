@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 import leukoscope
 from leukoscope.cli.main import app
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

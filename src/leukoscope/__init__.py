@@ -6,7 +6,7 @@ Research software, not a medical device.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from leukoscope.core.program import __version__ as __version__
 
@@ -56,7 +56,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name when it is first used, so that ``import leukoscope`` is instant."""
     if name not in _HOMES:
         raise AttributeError(f"module 'leukoscope' has no attribute {name!r}")

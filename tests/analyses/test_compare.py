@@ -15,8 +15,8 @@ from leukoscope.core.errors import ConfigError, DataError, UnknownNameError, Usa
 from leukoscope.core.files import read_csv, read_json, write_csv
 from leukoscope.core.run_folder import HISTORY, RunFolder, frozen_folder
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.reporting.compare.page import TABLES
 from leukoscope.study.external import summarise_external
 from leukoscope.study.run import run_study

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from leukoscope.cli.main import app
 from leukoscope.config.bundle import ConfusionsFile
 from leukoscope.core.files import read_csv
-from leukoscope.evaluation.prevalence import Confusions
+from leukoscope.evaluation.confusions import Confusions
 from leukoscope.runtime.bundle import save_bundle
 
 RED, GREEN, BLUE = (150, 40, 40), (40, 150, 40), (40, 40, 150)  # benign, pre_b, pro_b

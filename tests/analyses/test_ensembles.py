@@ -23,13 +23,12 @@ from leukoscope.evaluation.combining import log_probs
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.evaluation.statistics.leaderboard import holm_adjusted
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.bundling import export_bundle
 from leukoscope.study.options import study_config
-from leukoscope.study.result import StudyResult
-from leukoscope.study.run import run_study
+from leukoscope.study.run import StudyResult, run_study
 
 OPTIONS: dict[str, Any] = {
     "protocols": ["random"],

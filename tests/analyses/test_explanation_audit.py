@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from leukoscope import load_dataset
 from leukoscope.analyses import explanation_audit
 from leukoscope.cli.main import app
-from leukoscope.config.heat_map_audit import AuditedImage, AuditFile
+from leukoscope.config.explanations import AuditedImage, AuditFile
 from leukoscope.config.loading import load_recipe, save_study_config
 from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.files import write_json
@@ -25,8 +25,8 @@ from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.checkpoint import save_checkpoint
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study.examples import audit_blocks
 from leukoscope.reporting.study_files import load_study

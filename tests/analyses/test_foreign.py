@@ -17,8 +17,8 @@ from leukoscope.analyses.foreign_inputs import open_foreign_model, read_foreign_
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.records import ImageRecord, Manifest
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.study.options import study_config
 
 NAMES = ("benign", "early_pre_b", "pre_b", "pro_b")

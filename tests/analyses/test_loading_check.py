@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from leukoscope.analyses.loading_check import check_loading
+from leukoscope.analyses.doctor import check_loading
 from leukoscope.cli.main import app
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import UnknownNameError, WeightsError

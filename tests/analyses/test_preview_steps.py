@@ -15,8 +15,8 @@ from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 
 STEPS = 'preprocess.steps=[{kind="center_crop", size_px=72}, {kind="clahe"}, {kind="leukocytes"}]'
 

@@ -30,8 +30,8 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.phantom.morphology import draw_attributes
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec, design_cases, stream
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.study.options import study_config
 
 NAMES = ("benign", "early_pre_b", "pre_b", "pro_b")

@@ -18,8 +18,8 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.corruption import HAEMATOLOGY, corrupt
 from leukoscope.imaging.decode import decode_image
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.measured import FoldModels, open_run, stored_envelope
 from leukoscope.pipeline.trained_run import FittedRun
 from leukoscope.runtime.bundle import read_bundle

@@ -16,8 +16,8 @@ import leukoscope
 from leukoscope import LeukoscopeClassifier, cv_splits
 from leukoscope.core.errors import ConfigError, SplitError, UnknownNameError
 from leukoscope.imaging.decode import decode_image
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 
 
 @pytest.fixture(scope="module")

@@ -37,8 +37,8 @@ from leukoscope.core.errors import (
 )
 from leukoscope.datasets.audit.passport import Audit
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.reporting.pages.tuning import write_tuning_page
 from leukoscope.study.options import study_config
 from leukoscope.study.run import audited

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from leukoscope.cli.main import app
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 
 SMALL = ["-p", "random"]
 for _text in ("training.epochs=1", "preprocess.size_px=64", "bootstrap=100", "explanations=0",

@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 
 from leukoscope.cli.main import app
 from leukoscope.config import DEFAULT_RECIPE
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.bundle import read_bundle
 
 FAST = [

@@ -23,12 +23,13 @@ from leukoscope.cli.choices import CHOICES, OTHER
 from leukoscope.cli.commands.guide import (
     ENTRIES,
     LEFT_OUT,
+    NOT_GIVEN,
     Entry,
     Guide,
+    ask,
     command_line,
     run_command,
 )
-from leukoscope.cli.commands.guide_questions import NOT_GIVEN, ask
 from leukoscope.cli.main import app
 from leukoscope.cli.parameters import commands_of, parameters_of
 from leukoscope.config import DEFAULT_RECIPE

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from leukoscope.cli.commands.study_file import keys_of, use_study_file, whole_configuration
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_study_config, save_study_config
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.study.options import study_config
 
 runner = CliRunner()

@@ -9,8 +9,14 @@ import pytest
 
 from leukoscope.config.counts import CountsFile
 from leukoscope.config.environment import Environment
-from leukoscope.config.explanations import Explanation, FeatureMap, WeighedCell
-from leukoscope.config.heat_map_audit import BASELINES, AuditFile, MapSummary
+from leukoscope.config.explanations import (
+    BASELINES,
+    AuditFile,
+    Explanation,
+    FeatureMap,
+    MapSummary,
+    WeighedCell,
+)
 from leukoscope.config.passport import Passport, load_passport
 from leukoscope.config.robustness import RobustnessFile
 from leukoscope.config.stored import StoredFile, load_records, save_records

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from leukoscope.core.errors import UsageError
-from leukoscope.core.folder_lock import LOCK, only_writer
+from leukoscope.core.run_folder import LOCK, only_writer
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from leukoscope.core.folder_lock import only_writer
+from leukoscope.core.run_folder import only_writer
 with only_writer(Path(sys.argv[1]), "runs a study in"):
     print("held", flush=True)
     time.sleep(60)

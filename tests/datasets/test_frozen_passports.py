@@ -27,8 +27,8 @@ from leukoscope.datasets.frozen_passports import (
 )
 from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.datasets.split_checks import check_folds
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 
 FOLDER = resources.files("leukoscope.datasets") / "frozen"
 IMAGES = {"aria-all": 3256, "cnmc-2019": 2002}

@@ -11,7 +11,7 @@ from captum.metrics import sensitivity_max
 from scipy.stats import spearmanr
 from sklearn.metrics import auc
 
-from leukoscope.config.heat_map_audit import BASELINES, AuditedImage, MapScores, TrustLevel
+from leukoscope.config.explanations import BASELINES, AuditedImage, MapScores, TrustLevel
 from leukoscope.evaluation import explanation_scores as scores
 from leukoscope.evaluation.explanation_scores import judge_maps, summarise
 

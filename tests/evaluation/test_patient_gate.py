@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from leukoscope.core.errors import DataError
+from leukoscope.evaluation.gate import PatientGate, means_of, unseen_distances
 from leukoscope.evaluation.ood import fit_threshold
-from leukoscope.evaluation.patient_gate import PatientGate, means_of, unseen_distances
 
 PATIENTS, IMAGES, D = 60, 20, 40
 

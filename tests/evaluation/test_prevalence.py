@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from leukoscope.core.errors import DataError, UnknownNameError
-from leukoscope.evaluation.prevalence import METHODS, Confusions, PrevalenceModel, adjust_em
+from leukoscope.evaluation.confusions import Confusions
+from leukoscope.evaluation.prevalence import METHODS, PrevalenceModel, adjust_em
 
 CONFUSION = np.array([[0.8, 0.1, 0.1], [0.15, 0.8, 0.05], [0.0, 0.1, 0.9]])
 

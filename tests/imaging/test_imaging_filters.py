@@ -12,8 +12,14 @@ from pydantic import TypeAdapter
 
 from leukoscope.config.preprocess import PreprocessSpec, Step
 from leukoscope.imaging.decode import decode_image
-from leukoscope.imaging.preprocess import adaptive_clahe, apply_preprocess, clahe
-from leukoscope.imaging.segment_variants import bilateral_filter, gaussian_blur, morphology
+from leukoscope.imaging.preprocess import (
+    adaptive_clahe,
+    apply_preprocess,
+    bilateral_filter,
+    clahe,
+    gaussian_blur,
+    morphology,
+)
 
 KINDS = sorted(TypeAdapter(Step).json_schema()["discriminator"]["mapping"])
 SIZED = {"center_crop": {"size_px": 16}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leukoscope.imaging.sampling import quantile, thinned_places
+from leukoscope.imaging.stain_colours import quantile, thinned_places
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])

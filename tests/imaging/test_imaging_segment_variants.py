@@ -21,15 +21,15 @@ from leukoscope.config.preprocess import (
 )
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.observation import PROBE_INPUTS
-from leukoscope.imaging.preprocess import apply_preprocess
-from leukoscope.imaging.segment import NEUTRAL_GREY
-from leukoscope.imaging.segment_variants import (
+from leukoscope.imaging.preprocess import (
+    apply_preprocess,
     hsv_mask,
     keep_segment,
     lab_ranges_mask,
     multiscale_kmeans_mask,
     segment,
 )
+from leukoscope.imaging.segment import NEUTRAL_GREY
 
 FINDING: list[Segmentation] = [
     HsvSegment(),

@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from leukoscope.imaging import known_masks, segment
-from leukoscope.imaging.known_masks import remembered_masks
-from leukoscope.imaging.segment import LeukocyteMasks, segment_leukocytes
+from leukoscope.imaging import segment
+from leukoscope.imaging.segment import LeukocyteMasks, remembered_masks, segment_leukocytes
 from leukoscope.phantom.render import render_phantom
 from leukoscope.phantom.spec import PhantomSpec
 
@@ -59,7 +58,7 @@ def test_the_same_picture_is_searched_once(size_px: int, searched: list[tuple[in
 def test_the_oldest_masks_are_forgotten(
     searched: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_masks, "LIMIT_BYTES", 1)
+    monkeypatch.setattr(segment, "LIMIT_BYTES", 1)
     with remembered_masks():
         first = segment_leukocytes(phantom(0, 96))
         assert equal(segment_leukocytes(phantom(0, 96)), first)

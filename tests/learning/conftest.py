@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import Augmentation, GradientTraining, ModelConfig, Recipe
+from leukoscope.evaluation.statistics.comparison import measure_parity
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import ImageSet
+from leukoscope.learning.graphs.export import network_logits, open_session
 
 SIZE = 64
 
@@ -35,6 +37,23 @@ def spec() -> PreprocessSpec:
 def images() -> NDArray[np.uint8]:
     """(6, 64, 64, 3) of noise."""
     return np.random.default_rng(0).integers(0, 256, (6, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+Parity = Callable[[Network, bytes, NDArray[np.uint8], PreprocessSpec], float]
+
+
+@pytest.fixture(scope="session")
+def parity() -> Parity:
+    """How far the logits of a graph, run by ONNX Runtime, are from those of its network at most."""
+
+    def largest_difference(
+        network: Network, model: bytes, images: NDArray[np.uint8], spec: PreprocessSpec
+    ) -> float:
+        (logits,) = open_session(model).run(["logits"], {"image": images})
+        found = measure_parity(network_logits(network, images, spec), logits)
+        return float("inf") if found.refusal("fp32") else found.max_abs
+
+    return largest_difference
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network, ToInput, build_network, views
 from leukoscope.learning.batches import ImageSet
 from leukoscope.learning.features import extract_features, predict_logits
-from leukoscope.learning.graphs.export import check_parity, onnx_bytes, open_session
+from leukoscope.learning.graphs.export import onnx_bytes, open_session
 from leukoscope.learning.trainer import train_gradient
 
 
@@ -55,10 +56,12 @@ def test_a_prediction_is_the_mean_over_the_views(kind: str, turn: bool, backbone
         assert torch.equal(network_with("none", backbone).predict(x), network(x))
 
 
-def test_the_graph_holds_the_views(spec: PreprocessSpec, images: np.ndarray) -> None:
+def test_the_graph_holds_the_views(
+    spec: PreprocessSpec, images: np.ndarray, parity: Callable[..., float]
+) -> None:
     network, plain = network_with("flips"), network_with("none")
     model = onnx_bytes(network, spec)
-    assert check_parity(network, model, images, spec) < 1e-4
+    assert parity(network, model, images, spec) < 1e-4
     # One network, not four.
     nodes = [len(onnx.load_from_string(onnx_bytes(n, spec)).graph.node) for n in (network, plain)]
     assert nodes[0] < 1.5 * nodes[1]
@@ -105,7 +108,9 @@ def test_validation_looks_at_the_views(coloured: tuple[ImageSet, ImageSet], tmp_
     assert losses["none"]["val_loss"] != losses["flips"]["val_loss"]
 
 
-def test_clamping_bounds_inputs_and_logits(spec: PreprocessSpec, images: np.ndarray) -> None:
+def test_clamping_bounds_inputs_and_logits(
+    spec: PreprocessSpec, images: np.ndarray, parity: Callable[..., float]
+) -> None:
     free = network_with("none")
     tight = network_with("none", clamp_input=0.5, clamp_logits=0.01)
     x = ToInput(spec)(torch.from_numpy(images))
@@ -113,7 +118,7 @@ def test_clamping_bounds_inputs_and_logits(spec: PreprocessSpec, images: np.ndar
         expected = free(x.clamp(-0.5, 0.5))
         assert expected.abs().max() > 0.01
         assert torch.equal(tight(x), expected.clamp(-0.01, 0.01))
-    assert check_parity(tight, onnx_bytes(tight, spec), images, spec) < 1e-4
+    assert parity(tight, onnx_bytes(tight, spec), images, spec) < 1e-4
     with pytest.raises(ConfigError, match=r"takes no model\.clamp_logits"):
         validate(Recipe, {"name": "a", "title": "", "model": {"clamp_logits": 1}}, "test")
 

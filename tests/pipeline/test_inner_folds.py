@@ -24,8 +24,8 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.learning.checkpoint import load_checkpoint
 from leukoscope.learning.features import predict_logits
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.inner_folds import fit_inner_folds, inner_parts, member_recipe
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.runtime.predictor import load_bundle

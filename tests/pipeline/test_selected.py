@@ -12,7 +12,7 @@ from leukoscope.config.training import SvmClassifier
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import write_csv
 from leukoscope.core.run_folder import GRID, HISTORY
-from leukoscope.pipeline.selected import selects_settings, settled_recipe
+from leukoscope.pipeline.fitting import selects_settings, settled_recipe
 
 
 def tried(folder: Path, name: str, rows: list[dict[str, object]]) -> Path:

@@ -13,11 +13,11 @@ from leukoscope.config.loading import load_recipe
 from leukoscope.config.metrics.file import StudyMetrics, study_metrics
 from leukoscope.config.recipe import EnsembleTraining
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting.study.card import by_patient
-from leukoscope.reporting.study.checklists import (
+from leukoscope.reporting.study.card import (
     CHECKLISTS,
     FACTS,
     Filled,
+    by_patient,
     fill,
     load_checklist,
     write_checklists,

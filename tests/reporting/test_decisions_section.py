@@ -13,7 +13,7 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.pipeline.results.decisions import decision_entries, operating_entry
 from leukoscope.pipeline.results.entries import calibration_entry
 from leukoscope.reporting.content import Bullets, Folded, Paragraph, Picture, Section, Table
-from leukoscope.reporting.figures.decisions import coverage_chart
+from leukoscope.reporting.figures.classification import coverage_chart
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study.decisions import calibration, decisions
 from leukoscope.reporting.study_files import Study, load_study
@@ -96,7 +96,7 @@ def test_without_an_operating_point_the_report_says_what_could_be_asked(
 
 
 def test_a_figure_without_groups_is_drawn() -> None:
-    from leukoscope.reporting.figures.decisions import CoverageMark, CoveragePanel
+    from leukoscope.reporting.figures.classification import CoverageMark, CoveragePanel
 
     mark = CoverageMark(0.9, None, None, "benign")
     assert coverage_chart([CoveragePanel("Random", 0.95, [mark], (), "")]).axes

@@ -13,7 +13,7 @@ from leukoscope.config.metrics.evidence import SourceVerdict
 from leukoscope.config.metrics.results import Estimate, NextUnit
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import Ranges, Span, Steps
-from leukoscope.reporting.study import first_screen
+from leukoscope.reporting.study import report
 from leukoscope.reporting.study_files import Study, load_study
 
 MakeStudy = Callable[..., RunFolder]
@@ -26,7 +26,7 @@ def study(make_study: MakeStudy, tmp_path_factory: pytest.TempPathFactory) -> St
 
 
 def lead(study: Study) -> tuple[Ranges, Ranges, dict[str, str]]:
-    accuracy, sources, steps = first_screen.lead(study)
+    accuracy, sources, steps = report.lead(study)
     assert isinstance(accuracy, Ranges)
     assert isinstance(sources, Ranges)
     assert isinstance(steps, Steps)
@@ -65,7 +65,7 @@ def test_a_source_that_is_shown_is_named_with_its_remedy(study: Study) -> None:
 
 
 def test_what_is_open_is_closed_and_the_honest_figure_is_quoted(study: Study) -> None:
-    steps = first_screen._steps(changed(study, level="inconclusive", needs=("more groups",)))
+    steps = report._steps(changed(study, level="inconclusive", needs=("more groups",)))
     found = dict(steps)
     assert found["To settle what is open:"] == "more groups."
     assert any(key.startswith("Quote ") for key in found)
@@ -81,7 +81,7 @@ def test_a_range_stays_on_its_line() -> None:
 def test_a_study_without_results_has_no_picture(make_study: MakeStudy, tmp_path: Path) -> None:
     study = load_study(make_study(tmp_path, images=20, protocols=("random",), with_images=False))
     empty = study.metrics.model_copy(update={"results": ()})
-    blocks = first_screen.lead(replace(study, metrics=empty))
+    blocks = report.lead(replace(study, metrics=empty))
     assert [block.title for block in blocks if isinstance(block, Ranges)] == [
         "Explained without any cell"
     ]

@@ -13,10 +13,10 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.core.views import data_frame, html_table
 from leukoscope.datasets.audit.passport import audit
 from leukoscope.datasets.layouts.load import load_dataset
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.prediction import Answers, Failure, Prediction
-from leukoscope.study.result import StudyResult
+from leukoscope.study.run import StudyResult
 
 ANSWER = Prediction(
     "Pro/1.png", "0" * 64, "pro_b", {"benign": 0.02, "pro_b": 0.98}, 0.98, ("pro_b",), "review",

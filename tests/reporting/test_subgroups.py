@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from leukoscope.config.metrics.other_data import Subgroup, SubgroupColumn, Subgroups
 from leukoscope.config.metrics.results import Estimate
-from leukoscope.config.metrics.subgroups import Subgroup, SubgroupColumn, Subgroups
 from leukoscope.reporting.content import Folded
-from leukoscope.reporting.subgroups import in_words, subgroup_blocks, subgroup_tables
+from leukoscope.reporting.result_tables import in_words, subgroup_blocks, subgroup_tables
 
 
 def _group(value: str, accuracy: float, area: Estimate) -> Subgroup:

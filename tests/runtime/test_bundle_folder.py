@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 from leukoscope.cli.main import app
 from leukoscope.config.bundle import ConfusionsFile, DistanceLimit, PatientLimits, PatientModel
 from leukoscope.core.errors import BundleError
-from leukoscope.reporting.bundle_card import render_bundle_card
-from leukoscope.reporting.bundle_patients import patient_facts
+from leukoscope.reporting.bundle_card import patient_facts, render_bundle_card
 from leukoscope.runtime.bundle import find_bundles
 
 runner = CliRunner()

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from leukoscope.config.bundle import Envelope, EnvelopeLimit
+from leukoscope.config.guarantees import Envelope, EnvelopeLimit
 from leukoscope.core.errors import BundleError
 from leukoscope.core.files import read_json, write_json
 from leukoscope.imaging.quality import measure_quality

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from leukoscope.core.errors import TrainingError, UnknownNameError, UsageError
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.scale import fit_pool, pool
 from leukoscope.scale.fit_pool import executor_of, run_here
 from leukoscope.study.options import study_config
-from leukoscope.study.result import StudyResult
-from leukoscope.study.run import run_study
+from leukoscope.study.run import StudyResult, run_study
 
 
 def quiet(done: int, total: int) -> None:

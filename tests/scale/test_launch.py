@@ -19,10 +19,10 @@ from leukoscope.cli.main import app
 from leukoscope.core.errors import MissingExtraError, UsageError
 from leukoscope.core.files import read_csv
 from leukoscope.learning import trainer
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
-from leukoscope.scale import launch
-from leukoscope.scale.launch import join_workers
+from leukoscope.scale import fit_pool
+from leukoscope.scale.fit_pool import join_workers
 
 RANK = Path(__file__).with_name("rank.py")
 SLURM = {
@@ -131,7 +131,7 @@ def test_a_process_under_slurm_knows_its_place(monkeypatch: pytest.MonkeyPatch) 
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     seen: list[Any] = []
-    monkeypatch.setattr(launch, "_connect", seen.append)
+    monkeypatch.setattr(fit_pool, "_connect", seen.append)
     join_workers(2, 2)
     (place,) = seen
     assert (place.global_rank(), place.world_size(), place.node_rank()) == (3, 4, 1)
@@ -143,7 +143,7 @@ def test_a_process_under_slurm_knows_its_place(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SLURM_PROCID", "0")  # a batch script that starts nothing by srun
     assert join_workers(1, 1).ended is None
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    monkeypatch.setattr(launch, "_start", lambda devices: devices)
+    monkeypatch.setattr(fit_pool, "_start", lambda devices: devices)
     assert join_workers(2, 1).ended == 2
 
 
@@ -151,7 +151,7 @@ def test_a_process_of_torchrun_knows_its_place(monkeypatch: pytest.MonkeyPatch) 
     torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
     for name, value in torchrun.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(launch, "_connect", lambda environment: environment.global_rank())
+    monkeypatch.setattr(fit_pool, "_connect", lambda environment: environment.global_rank())
     assert join_workers(1, 1) == 1  # type: ignore[comparison-overlap]
     with pytest.raises(UsageError, match="started 2 processes, but --devices × --nodes is 4"):
         join_workers(2, 2)
@@ -168,6 +168,6 @@ def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "find_spec", lambda name: None)
+    monkeypatch.setattr(fit_pool, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"\[train\]"):
         join_workers(2, 1)

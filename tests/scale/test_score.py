@@ -18,8 +18,8 @@ import pytest
 from typer.testing import CliRunner
 
 from leukoscope.cli.main import app
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.runtime.bundle import installed_bundles
 from leukoscope.runtime.bundle_matching import BundleChoice, choose_bundle
 from leukoscope.scale import score

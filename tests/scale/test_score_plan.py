@@ -14,8 +14,7 @@ import pytest
 
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.runtime.prediction import Failure
-from leukoscope.scale.fetching import UrlRule, local_files
-from leukoscope.scale.image_names import image_names
+from leukoscope.scale.fetching import UrlRule, image_names, local_files
 from leukoscope.scale.journal import Journal, ShardResult, file_of
 from leukoscope.scale.score import resume_plan
 from leukoscope.scale.score_plan import (
@@ -179,7 +178,7 @@ PEAK = """
 import sys, tracemalloc
 from pathlib import Path
 from leukoscope.scale.score_plan import ScoreFolder, write_inputs
-from leukoscope.scale.image_names import image_names
+from leukoscope.scale.fetching import image_names
 def peak(images):
     manifest = Path(sys.argv[1], "many.csv")
     manifest.write_text("path\\n" + "".join(f"slide-{i:09d}.png\\n" for i in range(images)))

@@ -12,8 +12,7 @@ import pytest
 from leukoscope.core.errors import DataError, LeukoscopeError
 from leukoscope.scale.journal import Journal
 from leukoscope.scale.score_plan import Plan, ScoreFolder, write_inputs
-from leukoscope.scale.shard import Task
-from leukoscope.scale.workers import score_in_processes
+from leukoscope.scale.shard import Task, score_in_processes
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import DataError
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.layouts.load import load_dataset
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.features.inputs import check_unchanged, load_input, observe, read_unchanged
 from leukoscope.study.run import run_study
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from leukoscope.cli.main import app
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.trained_run import FittedRun
 from leukoscope.study.explanations import explain_study
 from leukoscope.study.feature_maps import map_study

@@ -23,12 +23,12 @@ from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.evaluation.statistics.forecast import INSIDE, OUTSIDE, forecasts
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.reporting.study.other_data import in_words
 from leukoscope.runtime.engines import open_engine
 from leukoscope.study import bundling, external
-from leukoscope.study.external import check_external, names_of
+from leukoscope.study.comparable import check_external, names_of
 from leukoscope.study.final_model import load_final_model, write_graphs
 from leukoscope.study.options import study_config
 from leukoscope.study.run import run_study

@@ -16,15 +16,14 @@ from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.records import load_folds
 from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.run_files import RunFiles
+from leukoscope.phantom.render import TRUTH_FOLDER, write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import TRUTH_FOLDER, write_phantoms
 from leukoscope.pipeline.progress import Progress
 from leukoscope.runtime.by_patient import PatientCollector, features_of, patients_of_table
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study.external import evaluate_bundle, evaluate_external
 from leukoscope.study.options import study_config
-from leukoscope.study.result import StudyResult
-from leukoscope.study.run import run_study
+from leukoscope.study.run import StudyResult, run_study
 
 RECIPES = ("patient-spread", "patient-mean", "patient-attention")
 OVERRIDES = ["preprocess.size_px=64", "bootstrap=100", "control_draws=2", "explanations=1"]

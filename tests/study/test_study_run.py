@@ -27,8 +27,8 @@ from leukoscope.core.run_folder import HISTORY, OOD_COLUMNS, OOD_CSV, RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict.shortcuts import SOURCES
 from leukoscope.imaging.decode import decode_image
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.perturbed import PerturbedModels
@@ -40,8 +40,7 @@ from leukoscope.study import bundling, final_model
 from leukoscope.study.bundling import export_bundle
 from leukoscope.study.final_model import add_similar, all_drawn
 from leukoscope.study.options import study_config
-from leukoscope.study.result import StudyResult
-from leukoscope.study.run import run_study
+from leukoscope.study.run import StudyResult, run_study
 
 OPTIONS = {
     "protocols": ["random", "grouped", "acquisition", "given"],

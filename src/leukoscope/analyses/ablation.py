@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from leukoscope.analyses.arms import (
     DEFAULTS,
@@ -33,7 +33,7 @@ from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.pipeline.progress import Listener, Progress
-from leukoscope.study.options import study_config
+from leukoscope.study.options import StudyOptions, study_config
 from leukoscope.study.run import read_data
 
 RESULT = "ablation.json"
@@ -61,7 +61,7 @@ class AblationPlan:
 
     whole: StudyConfig
     variants: tuple[Arm, ...]
-    changes: dict[str, dict[str, tuple[Any, Any]]]
+    changes: dict[str, dict[str, tuple[JsonValue, JsonValue]]]
 
 
 def plan_ablation(
@@ -70,7 +70,7 @@ def plan_ablation(
     recipe: str,
     without: Sequence[str] = (),
     settings: Sequence[str] = (),
-    **options: Any,
+    **options: Unpack[StudyOptions],
 ) -> AblationPlan:
     """Resolve the options of an ablation.
 
@@ -88,7 +88,8 @@ def plan_ablation(
     """
     if not without and not settings:
         raise UsageError("what is to be left out?", hint="name it, e.g. --without augmentation")
-    base = study_config(data, **{**DEFAULTS, **options, "recipes": (recipe,), "probes": ()})
+    chosen: StudyOptions = {**DEFAULTS, **options, "recipes": (recipe,), "probes": ()}
+    base = study_config(data, **chosen)
     whole = base.recipes[0]
     made = [(f"without-{_slug(t)}", f"Without {t.replace('+', ', ')}", _left_out(whole, t))
             for t in without]  # fmt: skip
@@ -206,7 +207,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9_.]+", "-", text.lower()).strip("-")
 
 
-def _differences(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
+def _differences(before: Recipe, after: Recipe) -> dict[str, tuple[JsonValue, JsonValue]]:
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     return {
         f"{section}.{key}": (old[section].get(key), new[section].get(key))

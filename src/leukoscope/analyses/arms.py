@@ -10,7 +10,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
+
+from pydantic import JsonValue
 
 from leukoscope.config.arms import (
     ArmDifference,
@@ -42,13 +44,13 @@ from leukoscope.evaluation.statistics.intervals import Sampling
 from leukoscope.pipeline.folds import groups_of, plan_protocols, unit_of
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.results.entries import sampling
+from leukoscope.study.options import StudyOptions
 from leukoscope.study.run import audited, run_study
 
 ARM_METRICS = ("accuracy", "macro_f1", "log_loss")
 """What is compared; the verdict rests on the first alone."""
 
-
-DEFAULTS: dict[str, object] = {"protocols": ("deduplicated",), "folds": 1}
+DEFAULTS: Final[StudyOptions] = {"protocols": ("deduplicated",), "folds": 1}
 """Options of the studies of a comparison where the user names none."""
 
 
@@ -252,7 +254,9 @@ def _row(two: _PairedRows, protocol: str, accuracy: Comparison, how: Sampling) -
         p=round(accuracy.p, 5),
         p_holm=round(accuracy.p_holm, 5),
         verdict=accuracy.verdict,
-        pairs=Disagreement(**paired_tests(*two.under(protocol), two.groups[protocol]).to_json()),
+        pairs=Disagreement.model_validate(
+            paired_tests(*two.under(protocol), two.groups[protocol]).to_json()
+        ),
     )
 
 
@@ -262,7 +266,7 @@ def _values(files: RunFiles) -> dict[str, Result]:
 
 
 def arm_record(
-    arm: Arm, run: RunFolder, changes: Mapping[str, tuple[Any, Any]] | None = None
+    arm: Arm, run: RunFolder, changes: Mapping[str, tuple[JsonValue, JsonValue]] | None = None
 ) -> ArmRecord:
     """The entry of an arm in a comparison's file: folder and initial weights.
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.core.files import read_json
@@ -142,9 +141,9 @@ def _config(folder: Path) -> dict[str, object] | None:
 
 
 def _info(path: Path, root: Path) -> RunInfo:
-    config: Any = _config(path) or {}
+    config = _config(path) or {}
     folder, verdict = RunFolder(path), ""
-    recipes, protocols = config.get("recipes", ()), config.get("protocols", ())
+    recipes, protocols = config.get("recipes"), config.get("protocols")
     if folder.metrics.is_file():
         try:
             metrics = read_json(folder.metrics)
@@ -161,7 +160,9 @@ def _info(path: Path, root: Path) -> RunInfo:
         size_mb=_size_mb([path]),
         changed=datetime.fromtimestamp(newest).isoformat(sep=" ", timespec="minutes"),
         idle_s=time.time() - newest,
-        recipes=tuple(str(r.get("name")) for r in recipes if isinstance(r, dict)),
+        recipes=tuple(str(r.get("name")) for r in recipes if isinstance(r, dict))
+        if isinstance(recipes, list)
+        else (),
         protocols=tuple(map(str, protocols)) if isinstance(protocols, list) else (),
         state=state,
         verdict=verdict,

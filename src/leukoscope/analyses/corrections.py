@@ -18,7 +18,7 @@ from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import order_classes
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.layouts.readers import provenance_path
+from leukoscope.datasets.layouts.rules import provenance_path
 from leukoscope.evaluation.run_files import RunFiles
 
 DECISIONS = ("accept", "keep", "other", "unsure")

@@ -18,8 +18,8 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.imaging.decode import decode_image
 from leukoscope.learning.graphs.ahead import traced_meanwhile
 from leukoscope.phantom import CLASS_FOLDERS
+from leukoscope.phantom.render import TRUTH_FILE, TRUTH_FOLDER, write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER, write_phantoms
 from leukoscope.pipeline.progress import Listener
 from leukoscope.runtime.outputs import PredictionWriter
 from leukoscope.runtime.predictor import load_bundle
@@ -115,7 +115,12 @@ def run_demo(
     new = out / "new-phantoms"
     first = not data.is_dir()
     with traced_meanwhile(config.recipes[0], len(CLASS_FOLDERS)) if first else nullcontext():
-        _draw(PhantomSpec(images=images, sessions=SESSIONS), data, whole, lambda drawn: _show(drawn, out / SHEET, say))
+        _draw(
+            PhantomSpec(images=images, sessions=SESSIONS),
+            data,
+            whole,
+            lambda drawn: _show(drawn, out / SHEET, say),
+        )
         _draw(PhantomSpec(images=12, sessions=4, seed=NEW_SEED), new, whole)
     run = RunFolder(out / "run")
     if run.config.is_file() and not _same(run, config):

@@ -57,7 +57,7 @@ from leukoscope.pipeline.jobs import (
 from leukoscope.pipeline.progress import Listener, Progress, Tell, describe_environment
 from leukoscope.pipeline.results.entries import sampling
 from leukoscope.pipeline.results.summary import summarise
-from leukoscope.study.result import StudyResult
+from leukoscope.study.run import StudyResult
 
 EnsembleMethod = Literal["mean", "weighted", "accuracy-weighted", "vote", "fuzzy"]
 COMPARED = ("accuracy", "log_loss")

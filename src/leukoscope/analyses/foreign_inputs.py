@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from leukoscope.datasets.layouts.readers import TableRow, read_rows
 from leukoscope.datasets.layouts.rules import part_of
 from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.runtime.bounded_run import run_bounded
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, NodeArg
 
 IMAGE_COLUMNS = ("sha256", "path", "file", "filename", "file_name", "image", "name", "image_id")
 CLASS_COLUMNS = ("predicted", "prediction", "predicted_class", "y_pred", "pred")
@@ -277,7 +280,7 @@ class ForeignModel:
     mean: Triple
     std: Triple
     output: str
-    session: Any
+    session: InferenceSession
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """(n, K) float64 probabilities of (n, S, S, 3) uint8 RGB images.
@@ -384,7 +387,7 @@ def open_foreign_model(
     )
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> InferenceSession:
     import onnxruntime
 
     if not path.is_file():
@@ -401,11 +404,11 @@ def _open(path: Path) -> Any:
         ) from None
 
 
-def _shown(shape: Sequence[Any]) -> str:
+def _shown(shape: Sequence[object]) -> str:
     return f"({', '.join(str(size) if isinstance(size, int) else '?' for size in shape)})"
 
 
-def _layout(asked: str, shape: tuple[Any, ...], expected: str) -> TensorLayout:
+def _layout(asked: str, shape: tuple[object, ...], expected: str) -> TensorLayout:
     if asked not in ("auto", "nchw", "nhwc"):
         raise UsageError(f"--layout: expected auto, nchw or nhwc, got {asked!r}")
     fits = [name for name, axis in (("nchw", 1), ("nhwc", 3)) if shape[axis] == 3]
@@ -417,7 +420,7 @@ def _layout(asked: str, shape: tuple[Any, ...], expected: str) -> TensorLayout:
     raise DataError(expected, hint="say --layout nchw or nhwc where the graph leaves it open")
 
 
-def _size(path: Path, sides: tuple[Any, ...], asked: int | None, expected: str) -> int:
+def _size(path: Path, sides: tuple[object, ...], asked: int | None, expected: str) -> int:
     fixed = {side for side in sides if isinstance(side, int)}
     if len(fixed) > 1:
         raise DataError(expected, hint="only square inputs are understood")
@@ -429,7 +432,7 @@ def _size(path: Path, sides: tuple[Any, ...], asked: int | None, expected: str) 
     return size
 
 
-def _output(path: Path, outputs: Sequence[Any], asked: str | None) -> str:
+def _output(path: Path, outputs: Sequence[NodeArg], asked: str | None) -> str:
     names = [out.name for out in outputs]
     found = ", ".join(f"{out.name} {_shown(out.shape)}" for out in outputs)
     if asked is not None:

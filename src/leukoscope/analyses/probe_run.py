@@ -10,7 +10,7 @@ from leukoscope.config.loading import save_study_config
 from leukoscope.config.metrics.file import StudyMetrics, study_metrics
 from leukoscope.config.study import StudyConfig, chosen_probes
 from leukoscope.core.errors import DataError
-from leukoscope.core.folder_lock import only_writer
+from leukoscope.core.run_folder import only_writer
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.evidence import gather_evidence
 from leukoscope.pipeline.features.patient_store import open_store

@@ -16,7 +16,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.bundle import Envelope, EnvelopeLimit
+from leukoscope.config.guarantees import Envelope, EnvelopeLimit
 from leukoscope.config.metrics.results import Estimate
 from leukoscope.config.robustness import (
     CLEAN,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,7 +65,7 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.val = val
         self.random_state = random_state
 
-    def fit(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+    def fit(self, X: object, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Fit the head on the features of the training rows.
 
         Args:
@@ -113,7 +113,7 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         )
         return self
 
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+    def predict_proba(self, X: object) -> NDArray[np.float64]:
         """(n, K) calibrated probabilities, in the order of ``classes_``."""
         check_is_fitted(self)
         if _are_images(X):
@@ -122,17 +122,17 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             features = validate_data(self, X, dtype=np.float64, reset=False)
         return apply_temperature(self.head_.logits(features), self.temperature_)
 
-    def predict(self, X: Any) -> NDArray[np.generic]:
+    def predict(self, X: object) -> NDArray[np.generic]:
         """(n,) the most probable class of each row."""
         best = self.predict_proba(X).argmax(axis=1)
         found: NDArray[np.generic] = self.classes_[best]
         return found
 
-    def _features(self, X: Any) -> NDArray[np.float64]:
+    def _features(self, X: Sequence[Path | str | NDArray[np.uint8]]) -> NDArray[np.float64]:
         """(n, D) features of images."""
         spec = _linear_recipe(self.recipe).preprocess
 
-        def prepared(image: Any) -> NDArray[np.uint8]:
+        def prepared(image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
             pixels = image if isinstance(image, np.ndarray) else decode_image(Path(image)).image
             return apply_preprocess(pixels, spec)
 
@@ -187,7 +187,7 @@ class CrossValidation:
         )
 
     def split(
-        self, X: Any = None, y: Any = None, groups: Any = None
+        self, X: Sized | None = None, y: object = None, groups: object = None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
         """Yield the numbers of the training and of the test images of each fold.
 
@@ -203,7 +203,7 @@ class CrossValidation:
             raise ValueError(f"expected the {len(self.paths)} images of .paths, got {len(X)} rows")
         yield from self.folds
 
-    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+    def get_n_splits(self, X: object = None, y: object = None, groups: object = None) -> int:
         """The number of folds."""
         return len(self.folds)
 
@@ -253,7 +253,7 @@ def cv_splits(
     return CrossValidation.of(manifest, tuple(f for f in found if f.protocol == protocol))
 
 
-def _are_images(X: Any) -> bool:
+def _are_images(X: object) -> TypeGuard[Sequence[Path | str | NDArray[np.uint8]]]:
     """Whether X holds paths or pictures, not rows of numbers."""
     if isinstance(X, np.ndarray):
         return X.ndim == 4 or (X.ndim == 1 and X.dtype.kind == "U")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 import typer
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
     from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
     from leukoscope.config.metrics.evidence import Verdict
     from leukoscope.config.metrics.file import MetricsFile
@@ -197,7 +198,7 @@ def print_sources(verdict: Verdict) -> None:
 
 def print_subgroups(metrics: MetricsFile) -> None:
     """Print by which columns the accuracy differs, where the manifest has any."""
-    from leukoscope.reporting.subgroups import in_words
+    from leukoscope.reporting.result_tables import in_words
 
     if metrics.subgroups is not None:
         for sentence in in_words(metrics.subgroups):
@@ -266,7 +267,7 @@ class _Bars:
     """Draws one progress bar per step, in the order in which the steps start."""
 
     bars: RichProgress
-    tasks: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, TaskID] = field(default_factory=dict)
 
     def __call__(self, step: str, done: int, total: int) -> None:
         if step not in self.tasks:

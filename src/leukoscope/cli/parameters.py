@@ -9,6 +9,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
 READ_OPTIONS = frozenset({"bundle", "reuse", "root", "beside", "patients", "corrections"})
 """Options that name files or folders which have to be there; by position all have to."""
 
@@ -43,17 +45,21 @@ class CommandParameter:
         return self.kind == "path" and (not self.option or self.name in READ_OPTIONS)
 
 
-def parameters_of(found: Any) -> dict[str, CommandParameter]:
+def parameters_of(found: TyperCommand) -> dict[str, CommandParameter]:
     """The parameters of a Typer command by name, without those that only programs use."""
+    assert found.callback is not None
     types = get_type_hints(inspect.unwrap(found.callback))
     return {
         item.name: _parameter(item, types[item.name])
         for item in found.params
-        if item.name in types and item.name != "as_json" and not getattr(item, "hidden", False)
+        if isinstance(item, (TyperArgument, TyperOption))
+        and item.name in types
+        and item.name != "as_json"
+        and not getattr(item, "hidden", False)
     }
 
 
-def _parameter(item: Any, annotation: Any) -> CommandParameter:
+def _parameter(item: TyperArgument | TyperOption, annotation: object) -> CommandParameter:
     options = [text for text in item.opts if text.startswith("--")]
     plain = _plain_type(annotation)
     is_class = isinstance(plain, type)
@@ -82,7 +88,7 @@ def _parameter(item: Any, annotation: Any) -> CommandParameter:
     )
 
 
-def _plain_type(annotation: Any) -> Any:
+def _plain_type(annotation: object) -> Any:
     """The type of a single value: ``Path`` for ``list[Path] | None``."""
     if get_origin(annotation) in (Union, UnionType):
         inner = [part for part in get_args(annotation) if part is not NoneType]
@@ -92,14 +98,14 @@ def _plain_type(annotation: Any) -> Any:
     return annotation
 
 
-def commands_of(group: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
+def commands_of(group: TyperGroup, path: tuple[str, ...] = ()) -> dict[str, TyperCommand]:
     """Every public command of a Typer program by its full name, such as ``data inspect``."""
-    found: dict[str, Any] = {}
+    found: dict[str, TyperCommand] = {}
     for name, inner in group.commands.items():
         if getattr(inner, "hidden", False):
             continue
-        if hasattr(inner, "commands"):
+        if isinstance(inner, TyperGroup):
             found |= commands_of(inner, (*path, name))
-        else:
+        elif isinstance(inner, TyperCommand):
             found[" ".join((*path, name))] = inner
     return found

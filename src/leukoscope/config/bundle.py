@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from leukoscope.config.base import Strict
 from leukoscope.config.guarantees import (
     NO_PROMISE,
+    Envelope,
     Parity,
     Precision,
     Promise,
@@ -160,59 +161,6 @@ class QualityLimits(Strict):
     high: dict[str, float]
 
 
-class EnvelopeLimit(Strict):
-    """How far one kind of damage may go before the model's accuracy leaves the bound.
-
-    Attributes:
-        corruption: Name in ``imaging.corruption``.
-        severity: The largest, counted without a gap from 1, at which the model kept its accuracy;
-            0 where it did not keep it at the mildest.
-        severities: How many were tried.
-        statistic: The measure of ``imaging.conditions`` that is checked; empty where no measure
-            of a single picture tells, and nothing is checked.
-        low: Smallest accepted value, None where that side is not checked.
-        high: Largest accepted value, likewise.
-        caught: Share of the images at the first severity beyond that lie outside the limit; None
-            where there is no such severity, or no measure.
-        caught_worst: Likewise at the largest severity that was tried.
-    """
-
-    corruption: str
-    severity: Annotated[int, Field(ge=0)]
-    severities: Annotated[int, Field(ge=1)]
-    statistic: str = ""
-    low: float | None = None
-    high: float | None = None
-    caught: Annotated[float, Field(ge=0, le=1)] | None = None
-    caught_worst: Annotated[float, Field(ge=0, le=1)] | None = None
-
-
-class Envelope(Strict):
-    """Conditions inside which the accuracy stays within a bound of that on undamaged images.
-
-    Measured on test images with the models of the same recipe that held them out: the packed
-    model itself was fitted on all images and has no test part.
-
-    Attributes:
-        bound: Largest loss of accuracy, as a share; the lower limit of the interval of the
-            paired difference must lie above its negative.
-        confidence: Level of that interval.
-        protocol: Under which the images were held out.
-        n: Number of test images.
-        n_groups: Number of groups that the interval resamples.
-        false_alarms: Share of the undamaged test images that lie outside some limit.
-        limits: One a corruption.
-    """
-
-    bound: Annotated[float, Field(gt=0, lt=1)]
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    protocol: str
-    n: Annotated[int, Field(ge=1)]
-    n_groups: Annotated[int, Field(ge=1)]
-    false_alarms: Annotated[float, Field(ge=0, le=1)]
-    limits: tuple[EnvelopeLimit, ...]
-
-
 class EngineVariant(Strict):
     """One engine in one precision: whether it may serve, and with which decisions.
 
@@ -352,7 +300,7 @@ class ConfusionsFile(Strict):
     ``count`` adjusts the shares of classes by it.
 
     Attributes:
-        tensors: File in the bundle with the tensors of ``evaluation.prevalence.Confusions``.
+        tensors: File in the bundle with the tensors of ``evaluation.confusions.Confusions``.
         protocol: Under which the images were held out.
         unit: What was held out as a whole; with ``image`` the spread between patients is unknown.
         n_units: Number of units.

@@ -270,3 +270,56 @@ class Score(Measured):
     n_groups: Annotated[int, Field(ge=1)]
     group_unit: str
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
+
+
+class EnvelopeLimit(Strict):
+    """How far one kind of damage may go before the model's accuracy leaves the bound.
+
+    Attributes:
+        corruption: Name in ``imaging.corruption``.
+        severity: The largest, counted without a gap from 1, at which the model kept its accuracy;
+            0 where it did not keep it at the mildest.
+        severities: How many were tried.
+        statistic: The measure of ``imaging.conditions`` that is checked; empty where no measure
+            of a single picture tells, and nothing is checked.
+        low: Smallest accepted value, None where that side is not checked.
+        high: Largest accepted value, likewise.
+        caught: Share of the images at the first severity beyond that lie outside the limit; None
+            where there is no such severity, or no measure.
+        caught_worst: Likewise at the largest severity that was tried.
+    """
+
+    corruption: str
+    severity: Annotated[int, Field(ge=0)]
+    severities: Annotated[int, Field(ge=1)]
+    statistic: str = ""
+    low: float | None = None
+    high: float | None = None
+    caught: Annotated[float, Field(ge=0, le=1)] | None = None
+    caught_worst: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class Envelope(Strict):
+    """Conditions inside which the accuracy stays within a bound of that on undamaged images.
+
+    Measured on test images with the models of the same recipe that held them out: the packed
+    model itself was fitted on all images and has no test part.
+
+    Attributes:
+        bound: Largest loss of accuracy, as a share; the lower limit of the interval of the
+            paired difference must lie above its negative.
+        confidence: Level of that interval.
+        protocol: Under which the images were held out.
+        n: Number of test images.
+        n_groups: Number of groups that the interval resamples.
+        false_alarms: Share of the undamaged test images that lie outside some limit.
+        limits: One a corruption.
+    """
+
+    bound: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    protocol: str
+    n: Annotated[int, Field(ge=1)]
+    n_groups: Annotated[int, Field(ge=1)]
+    false_alarms: Annotated[float, Field(ge=0, le=1)]
+    limits: tuple[EnvelopeLimit, ...]

@@ -60,7 +60,7 @@ def save_study_config(path: Path, config: StudyConfig) -> None:
     write_text(path, tomli_w.dumps(config.model_dump(mode="json")))
 
 
-def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def apply_overrides(values: Mapping[str, object], overrides: Iterable[str]) -> dict[str, object]:
     """A copy of nested ``values`` in which ``a.b=value`` texts are applied.
 
     >>> apply_overrides({"training": {"epochs": 20}}, ["training.epochs=3"])

@@ -9,7 +9,7 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from leukoscope.config.bundle import Envelope
+from leukoscope.config.guarantees import Envelope
 from leukoscope.config.metrics.results import Estimate
 from leukoscope.config.stored import Record, StoredFile
 

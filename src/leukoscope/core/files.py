@@ -151,13 +151,13 @@ class _LineFeeds:
         self._file.write(row.removesuffix("\r\n") + "\n")
 
 
-def csv_writer(file: TextIO, columns: Sequence[str]) -> Callable[[Mapping[str, Any]], object]:
+def csv_writer(file: TextIO, columns: Sequence[str]) -> Callable[[Mapping[str, object]], object]:
     """Write the header of a CSV file; gives what writes a row. A missing value is empty."""
     writer = csv.writer(_LineFeeds(file))
     writer.writerow(map(csv_cell, columns))
     known = set(columns)
 
-    def write(row: Mapping[str, Any]) -> None:
+    def write(row: Mapping[str, object]) -> None:
         if not row.keys() <= known:
             raise ValueError(f"no columns: {', '.join(map(str, row.keys() - known))}")
         writer.writerow([csv_cell(row.get(name, "")) for name in columns])
@@ -165,7 +165,7 @@ def csv_writer(file: TextIO, columns: Sequence[str]) -> Callable[[Mapping[str, A
     return write
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows as CSV with the named columns, atomically; see :func:`csv_cell`."""
     buffer = io.StringIO()
     write = csv_writer(buffer, columns)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from sys import intern
-from typing import Any
 
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import iterate_csv, read_csv, write_csv
@@ -85,7 +84,7 @@ DESCRIBING_COLUMNS = ("cohort", "site", "session", "cell_type", "diagnosis")
 
 _OF_CLASSES = "role"  # a column that says what a class is, not what an image or patient is
 _LATER_COLUMNS = set(DESCRIBING_COLUMNS)  # manifests of older runs lack them
-_NUMBERS: Mapping[str, Callable[[str], Any]] = {"width": int, "height": int}
+_TEXTS = tuple(name for name in MANIFEST_COLUMNS if name not in ("width", "height"))
 
 
 def columns_of(records: Iterable[ImageRecord]) -> tuple[str, ...]:
@@ -156,11 +155,9 @@ class Manifest:
         try:
             images = tuple(
                 ImageRecord(
-                    **{
-                        name: _NUMBERS.get(name, str)(row[name])
-                        for name in MANIFEST_COLUMNS
-                        if name in row
-                    },
+                    width=int(row["width"]),
+                    height=int(row["height"]),
+                    **{name: row[name] for name in _TEXTS if name in row},
                     further=tuple(
                         (name, value)
                         for name, value in row.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from leukoscope.core.errors import MissingExtraError
 
@@ -49,7 +49,23 @@ def data_frame(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     return pd.DataFrame(list(rows))
 
 
-def with_limits(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+class Limited(Protocol):
+    """A value with its interval."""
+
+    @property
+    def value(self) -> float | None:
+        """The estimate."""
+
+    @property
+    def low(self) -> float | None:
+        """The lower limit."""
+
+    @property
+    def high(self) -> float | None:
+        """The upper limit."""
+
+
+def with_limits(metrics: Mapping[str, Limited]) -> dict[str, float | None]:
     """Name → value, ``NAME_low`` and ``NAME_high`` of estimates."""
     row: dict[str, float | None] = {}
     for name, found in metrics.items():

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from leukoscope.core.errors import DataError, MissingExtraError, UsageError
 from leukoscope.core.files import read_json, sha256_file, write_csv, write_json
 from leukoscope.datasets.fetch_registry import PublicSet
-from leukoscope.datasets.layouts.npz_images import BLOOD_CELLS, FETCHED_PARTS
 from leukoscope.datasets.layouts.rules import is_image_name, list_files
-from leukoscope.datasets.layouts.unpacked import write_png
+from leukoscope.datasets.layouts.unpacked import BLOOD_CELLS, FETCHED_PARTS, write_png
 
 NOT_LEUKOCYTES = frozenset({"erythroblast", "platelet"})
 FileProgress = Callable[[str, int, int], None]

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +290,7 @@ def freeze(
     manifest: Manifest,
     passport: Passport,
     folds: Sequence[Fold],
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
 ) -> FrozenPassport:
     """Write a frozen passport: ``NAME.json`` and ``NAME.csv.gz``.
 
@@ -359,5 +360,5 @@ def _without_names(value: object) -> object:
     return value
 
 
-def _folder() -> Any:
+def _folder() -> Traversable:
     return resources.files("leukoscope.datasets") / "frozen"

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.heat_map_audit import (
+from leukoscope.config.explanations import (
     BASELINES,
     CENTRE,
     EDGES,

@@ -7,8 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -94,11 +92,11 @@ class PredictionTable:
         n, k = len(image_id), len(class_names)
         text = {"recipe": recipe, "protocol": protocol, "part": part, "input": input}
         try:
-            columns: dict[str, Any] = {
+            columns = {
                 name: np.array(np.broadcast_to(np.asarray(value, dtype=np.str_), (n,)))
                 for name, value in text.items()
             }
-            columns["fold"] = np.array(np.broadcast_to(np.asarray(fold, dtype=np.int64), (n,)))
+            folds = np.array(np.broadcast_to(np.asarray(fold, dtype=np.int64), (n,)))
         except ValueError as error:
             raise DataError(
                 f"predictions: expected one value or {n} per column ({error})"
@@ -111,6 +109,7 @@ class PredictionTable:
                 np.full((n, k), np.nan) if logits is None else np.asarray(logits, dtype=np.float64)
             ),
             probs=np.asarray(probs, dtype=np.float64),
+            fold=folds,
             **columns,
         )
 
@@ -121,9 +120,7 @@ class PredictionTable:
         if np.asarray(rows).dtype != np.bool_:
             return PredictionTable(self.class_names, **columns)
         # Some rows of a table that was checked, none of them twice, need no other check.
-        table = object.__new__(PredictionTable)
-        vars(table).update(class_names=self.class_names, **columns)
-        return table
+        return _unchecked(self.class_names, columns)
 
     def select(
         self,
@@ -136,13 +133,14 @@ class PredictionTable:
     ) -> PredictionTable:
         """The rows that equal every given value, or one of several given values."""
         keep = np.ones(len(self), dtype=bool)
-        filters = {
+        filters: dict[str, str | int | Collection[str] | Collection[int] | None] = {
             "recipe": recipe, "protocol": protocol, "fold": fold, "part": part, "input": input
         }  # fmt: skip
         for name, wanted in filters.items():
             if wanted is not None:
-                values: list[Any] = [wanted] if isinstance(wanted, (str, int)) else list(wanted)
-                keep &= np.isin(getattr(self, name), values)
+                found = getattr(self, name)
+                several = [wanted] if isinstance(wanted, (str, int)) else [*wanted]
+                keep &= np.isin(found, np.array(several))
         return self.take(keep)
 
     def save(self, path: Path) -> None:
@@ -185,12 +183,21 @@ class PredictionTable:
         except (UnicodeDecodeError, OSError, csv.Error) as error:
             raise DataError(f"{path}: expected a UTF-8 CSV file, but {error}") from None
         fields = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        try:
-            return cls(reader.class_names, **fields)
-        except DataError as error:
-            table = SimpleNamespace(class_names=reader.class_names, **fields)  # failed its checks
-            row_number, text = _find_problem(table) or (0, error.message)
-            raise DataError(f"{path}:{row_number + 2}: {text}") from None
+        table = _unchecked(reader.class_names, fields)
+        problem = _find_problem(table)
+        if problem is not None:
+            row_number, text = problem
+            raise DataError(f"{path}:{row_number + 2}: {text}")
+        return table
+
+
+def _unchecked(
+    class_names: tuple[str, ...], columns: Mapping[str, NDArray[np.generic]]
+) -> PredictionTable:
+    """A table of columns that are known to fit, or are checked by the caller."""
+    table = object.__new__(PredictionTable)
+    vars(table).update(class_names=class_names, **columns)
+    return table
 
 
 class _Quoted(dict[object, str]):
@@ -210,7 +217,7 @@ class _Reader:
         self._index = {"": -1} | {name: i for i, name in enumerate(self.class_names)}
         self._line = 2
 
-    def columns(self, rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+    def columns(self, rows: Sequence[Sequence[str]]) -> dict[str, NDArray[np.generic]]:
         """The next rows as fields of a table."""
         for number, row in enumerate(rows, start=self._line):
             if len(row) != len(self.header):
@@ -311,7 +318,7 @@ def _classes_of(header: Sequence[str], path: Path) -> tuple[str, ...]:
     return names
 
 
-def _find_problem(table: Any) -> tuple[int, str] | None:
+def _find_problem(table: PredictionTable) -> tuple[int, str] | None:
     """The first wrong row and what is wrong with it; row −1 for the table as a whole."""
     n, k = len(table.image_id), len(table.class_names)
     if k < 2 or len(set(table.class_names)) != k:
@@ -339,7 +346,7 @@ def _find_problem(table: Any) -> tuple[int, str] | None:
     return min(found, default=None, key=lambda item: item[0]) or _find_repeat(table)
 
 
-def _find_repeat(table: Any) -> tuple[int, str] | None:
+def _find_repeat(table: PredictionTable) -> tuple[int, str] | None:
     """The first row whose key stood before. Hashes of keys take a fifth of their memory."""
     hashes: set[int] = set()
     for rows in _blocks(len(table.image_id)):
@@ -354,7 +361,7 @@ def _find_repeat(table: Any) -> tuple[int, str] | None:
     return None
 
 
-def _keys(table: Any, rows: slice) -> Iterator[tuple[object, ...]]:
+def _keys(table: PredictionTable, rows: slice) -> Iterator[tuple[object, ...]]:
     return zip(*(getattr(table, name)[rows].tolist() for name in KEY_COLUMNS), strict=True)
 
 

@@ -18,19 +18,17 @@ measures how often they hold the truth, and chose the default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from leukoscope.core.errors import DataError, UnknownNameError
+from leukoscope.evaluation.confusions import TINY, Confusions, FloatArray, IntArray
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Method = Literal["em", "inversion", "posterior"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 DEFAULT: Final[Method] = "em"
@@ -56,99 +54,6 @@ DRAWS: Final = 200
 _BURN_IN, _KEPT, _STEP = 30, 10, 4
 _JUDGING = 24  # chains of each patient that widens the spread
 _MOST_ROUNDS, _TOLERANCE = 2000, 1e-7
-_TINY: Final = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class Confusions:
-    """How a classifier answered on labelled cells of units (patients) that it was not trained on.
-
-    Attributes:
-        y_true: (n,) true classes, 0 … K - 1.
-        y_prob: (n, K) calibrated probabilities.
-        unit: (n,) number of each cell's unit, 0 … U - 1.
-
-    Raises:
-        DataError: There is no cell, shapes do not fit, or a number is out of range.
-    """
-
-    y_true: IntArray
-    y_prob: FloatArray
-    unit: IntArray
-
-    def __post_init__(self) -> None:
-        n, shape = len(self.y_true), self.y_prob.shape
-        if n == 0 or len(shape) != 2 or shape[0] != n or len(self.unit) != n:
-            raise DataError(
-                f"confusions: expected true classes and units of each of {n} ≥ 1 cells and "
-                f"probabilities (cells, classes), got {len(self.unit)} units and {shape}"
-            )
-        classes = self.y_true
-        if classes.min() < 0 or classes.max() >= shape[1] or self.unit.min() < 0:
-            raise DataError("confusions: a true class or a unit is out of range")
-        if not np.isfinite(self.y_prob).all() or self.y_prob.min() < 0:
-            raise DataError("confusions: expected probabilities of 0 and more")
-
-    @classmethod
-    def of(cls, y_true: ArrayLike, y_prob: ArrayLike, units: Sequence[object]) -> Confusions:
-        """Number the units.
-
-        Args:
-            y_true: (n,) true classes, 0 … K - 1.
-            y_prob: (n, K) calibrated probabilities.
-            units: (n,) patient, or what else was held out as a whole.
-
-        >>> found = Confusions.of([0, 0, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], ["a", "a", "b"])
-        >>> found.counts.tolist(), found.prior.round(3).tolist()
-        ([[[1, 1], [0, 0]], [[0, 0], [0, 1]]], [0.5, 0.5])
-        """
-        unit = np.unique(np.asarray(units), return_inverse=True)[1]
-        return cls(np.asarray(y_true, np.int64), np.asarray(y_prob, np.float64), unit)
-
-    @cached_property
-    def counts(self) -> IntArray:
-        """(U, K, K) cells of each unit: rows are true classes, columns predicted ones."""
-        k = self.y_prob.shape[1]
-        found = np.zeros((self.unit.max() + 1, k, k), np.int64)
-        np.add.at(found, (self.unit, self.y_true, self.y_prob.argmax(axis=1)), 1)
-        return found
-
-    @cached_property
-    def prior(self) -> FloatArray:
-        """(K,) mean probabilities: the shares that the classifier takes for granted."""
-        return np.asarray(np.maximum(self.y_prob.mean(axis=0), _TINY))
-
-    def thinned(self, most: int) -> Confusions:
-        """At most so many units, evenly chosen."""
-        step = -(-(int(self.unit.max()) + 1) // most)
-        kept = self.unit % step == 0
-        return Confusions(self.y_true[kept], self.y_prob[kept], self.unit[kept] // step)
-
-    def to_bytes(self) -> bytes:
-        """As a safetensors file; probabilities in half precision."""
-        from safetensors.numpy import save
-
-        tensors = {
-            "y_true": self.y_true.astype(np.int32),
-            "y_prob": self.y_prob.astype(np.float16),
-            "unit": self.unit.astype(np.int32),
-        }
-        return bytes(save({name: np.ascontiguousarray(x) for name, x in tensors.items()}))
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]]) -> Confusions:
-        """From the tensors of :meth:`to_bytes`.
-
-        Raises:
-            DataError: One is missing, or they do not fit together.
-        """
-        if missing := {"y_true", "y_prob", "unit"} - set(tensors):
-            raise DataError(f"confusions: {', '.join(sorted(missing))} missing")
-        return cls(
-            tensors["y_true"].astype(np.int64),
-            tensors["y_prob"].astype(np.float64),
-            tensors["unit"].astype(np.int64),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,12 +123,12 @@ def adjust_em(y_prob: ArrayLike, prior: ArrayLike) -> FloatArray:
     >>> adjust_em([[0.9, 0.1]] * 5 + [[0.1, 0.9]] * 5, [0.5, 0.5]).round(3).tolist()
     [0.5, 0.5]
     """
-    likelihood = np.maximum(np.asarray(y_prob, np.float64), _TINY) / np.asarray(prior, np.float64)
+    likelihood = np.maximum(np.asarray(y_prob, np.float64), TINY) / np.asarray(prior, np.float64)
     likelihood /= likelihood.max(axis=1, keepdims=True)
     n, k = likelihood.shape
     shares = np.full(k, 1 / k)
     for _ in range(_MOST_ROUNDS):
-        updated = shares * (likelihood.T @ (1 / np.maximum(likelihood @ shares, _TINY))) / n
+        updated = shares * (likelihood.T @ (1 / np.maximum(likelihood @ shares, TINY))) / n
         if np.abs(updated - shares).max() < _TOLERANCE:
             return np.asarray(updated)
         shares = updated
@@ -498,7 +403,7 @@ def _run_chains(
 def _dirichlet(strength: FloatArray, rng: np.random.Generator) -> FloatArray:
     """One draw for each vector along the last axis."""
     drawn = np.maximum(rng.standard_gamma(np.maximum(strength, 1e-6)), 1e-300)
-    return np.asarray(np.maximum(drawn / drawn.sum(axis=-1, keepdims=True), _TINY))
+    return np.asarray(np.maximum(drawn / drawn.sum(axis=-1, keepdims=True), TINY))
 
 
 def _effective(counts: IntArray, spread: ArrayLike) -> FloatArray:

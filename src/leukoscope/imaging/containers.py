@@ -7,7 +7,6 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 # By their letters: of µ, which comes in many encodings, nothing is left, or ImageJ's \u00b5.
 _UNITS = {"m": 1.0, "um": 1.0, "ubm": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3,
@@ -57,7 +56,7 @@ def plausible_scale(um_per_px: float | None) -> float | None:
     return um_per_px if known else None
 
 
-def tiff_scale(tags: Mapping[int, Any]) -> float | None:
+def tiff_scale(tags: Mapping[int, str | float]) -> float | None:
     """µm per pixel by the tags of a TIFF: OME-XML, ImageJ's text, or the resolution.
 
     Args:

@@ -7,12 +7,15 @@ import zlib
 from collections.abc import Callable
 from importlib.util import find_spec
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.imaging.containers import BrokenImage, plausible_scale, read_header
+
+if TYPE_CHECKING:
+    from pydicom.dataset import FileDataset
 
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
@@ -102,7 +105,7 @@ def _check_inflated(file: BinaryIO, most: int) -> None:
     file.seek(start)
 
 
-def _check_compressed(file: Any, check_pixels: Callable[[int, int], None]) -> None:
+def _check_compressed(file: FileDataset, check_pixels: Callable[[int, int], None]) -> None:
     """Refuse compressed pixels of another size than the tags announce, before they are decoded."""
     from pydicom.encaps import generate_frames
     from pydicom.uid import JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLELossless
@@ -146,7 +149,7 @@ def _check_rle(frame: bytes, plane: int) -> None:
                 raise BrokenImage("corrupt", detail)
 
 
-def _undecoded(error: Exception, file: Any) -> BrokenImage:
+def _undecoded(error: Exception, file: FileDataset | None) -> BrokenImage:
     text = " ".join(str(error).split()).partition(" - ")[0][:200]
     if isinstance(error, AttributeError):
         text = f"it holds no {error.name}"
@@ -161,7 +164,9 @@ def _undecoded(error: Exception, file: Any) -> BrokenImage:
     return BrokenImage(reason, f"expected a DICOM {what} {text}")
 
 
-def _to_rgb(pixels: NDArray[Any], file: Any, kind: str) -> tuple[NDArray[np.uint8], list[str]]:
+def _to_rgb(
+    pixels: NDArray[Any], file: FileDataset, kind: str
+) -> tuple[NDArray[np.uint8], list[str]]:
     notes = []
     if kind == "PALETTE COLOR":
         from pydicom.pixels.processing import apply_color_lut
@@ -200,7 +205,7 @@ def _first(value: Any) -> float | None:
     return float(value[0]) if not isinstance(value, (str, float, int)) else float(value)
 
 
-def _scale(file: Any) -> float | None:
+def _scale(file: FileDataset) -> float | None:
     """µm per pixel by PixelSpacing (mm), also where microscopes keep it (PS3.3 C.7.6.16.2.1)."""
     try:
         spacing = file.get("PixelSpacing")

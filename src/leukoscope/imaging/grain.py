@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.imaging.observation import Observation
-from leukoscope.imaging.sampling import quantile, thinned_places
-from leukoscope.imaging.stain_colours import stain_plane
+from leukoscope.imaging.stain_colours import quantile, stain_plane, thinned_places
 
 WAVELENGTH_UM, APERTURE = 0.55, 1.3
 RESOLUTION_UM = 0.61 * WAVELENGTH_UM / APERTURE

@@ -1,4 +1,9 @@
-"""The plane of the stains in optical density, and the hue of stain and lamp."""
+"""The plane of the stains in optical density, and the hue of stain and lamp.
+
+A picture is described by hundreds of medians of a few thousand pixels each, and most of the time
+of :func:`numpy.quantile` on so few is spent before it looks at one of them; quantiles here do
+without that cost.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,6 @@ from numpy.typing import NDArray
 
 from leukoscope.imaging.background import on_grid
 from leukoscope.imaging.observation import Observation
-from leukoscope.imaging.sampling import quantile, thinned_places
 from leukoscope.imaging.stain import optical_density
 
 _FEWEST_IN_PLANE = 64  # pixels that a plane is fitted to
@@ -42,6 +46,35 @@ The colour of cytoplasm is left out: how basophilic it is, is morphology.
 """
 _RAW = len(STAIN_STATISTICS) - 1 + 3 + 9  # mean and covariance of density in place of ``across``
 _Float = NDArray[np.float64]
+
+
+def quantile(values: NDArray[np.generic], share: float) -> float:
+    """:func:`numpy.quantile` (linear interpolation) of all values; computed in float64.
+
+    Args:
+        values: Any shape, at least one value, no NaN.
+        share: 0 to 1.
+
+    >>> quantile(np.array([3.0, 1.0, 2.0]), 0.5), quantile(np.array([0, 10], np.uint8), 0.75)
+    (2.0, 7.5)
+    """
+    flat = values.ravel()
+    place = share * (len(flat) - 1)
+    below = int(place)
+    above = min(below + 1, len(flat) - 1)
+    sorted_there = np.partition(flat, (below, above))
+    low, high = float(sorted_there[below]), float(sorted_there[above])
+    return low + (high - low) * (place - below)
+
+
+def thinned_places(mask: NDArray[np.bool_], most: int) -> NDArray[np.intp]:
+    """Places of the true pixels in the flat mask; of more than twice ``most`` only every kth.
+
+    >>> thinned_places(np.array([[True, False], [True, True]]), 1).tolist()
+    [0]
+    """
+    places = np.flatnonzero(mask)
+    return places[:: max(1, len(places) // most)]
 
 
 @dataclass(frozen=True)

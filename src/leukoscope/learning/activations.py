@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import ModelConfig, Recipe
+from leukoscope.config.training import GradientTraining
 from leukoscope.core.errors import TrainingError
 from leukoscope.core.files import atomic_path
 from leukoscope.learning.augment import augment_batch, build_augmentation
@@ -20,6 +21,7 @@ from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.batches import batch_seed
 from leukoscope.learning.features import extract_features, stream_outputs
 from leukoscope.learning.graphs.export import open_session, part_bytes
+from leukoscope.learning.lean import TimmNetwork
 
 BATCH = 32
 LARGEST = float(np.finfo(np.float16).max)
@@ -211,7 +213,7 @@ def _chain(network: Network) -> list[nn.Module] | None:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand((1, 3, network.size_px, network.size_px), generator=generator)
     with torch.no_grad():
-        expected = cast(Any, network.backbone).forward_features(x)
+        expected = cast(TimmNetwork, network.backbone).forward_features(x)
         for done, part in enumerate(parts, start=1):
             try:
                 x = part(x)
@@ -271,7 +273,8 @@ def save_activations(
     Raises:
         BundleError: The engine cannot run these blocks.
     """
-    views = cast(Any, recipe.training).cached_views
+    assert isinstance(recipe.training, GradientTraining)
+    views = recipe.training.cached_views
     shape = (len(images), views, *activation_shape(upper))
     session = open_session(_lower_graph(upper, recipe.preprocess))
     copies = (

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -23,28 +23,39 @@ from leukoscope.learning.lean import v2
 _BLUE, _EOSIN = (0.834750, 0.513556, 0.196330), (0.092789, 0.954111, 0.283111)
 
 
+class AffineChange(TypedDict):
+    """What :class:`torchvision.transforms.v2.RandomAffine` draws for an image."""
+
+    angle: float  # degrees
+    translate: tuple[float, float]  # px
+    scale: float
+    shear: tuple[float, float]  # degrees
+
+
 class MirroredAffine(v2.RandomAffine):  # type: ignore[misc]
     """A random affine change whose uncovered corners show the mirrored image, not black.
 
     Black corners would be a mark of their own, and their size would tell the angle.
     """
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Tensor, params: AffineChange) -> Tensor:
         """Change one image (3, H, W)."""
         height, width = inpt.shape[-2:]
         pad = _reach(height, width, params)
         padded = v2.functional.pad(inpt, [pad] * 4, padding_mode="reflect")
-        return v2.functional.center_crop(super().transform(padded, params), [height, width])
+        changed: Tensor = super().transform(padded, params)
+        cropped: Tensor = v2.functional.center_crop(changed, [height, width])
+        return cropped
 
 
 class CropBack(v2.RandomResizedCrop):  # type: ignore[misc]
     """A random crop, enlarged to the size that the image had."""
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Tensor, params: dict[str, int]) -> Tensor:
         """Change one image (3, H, W)."""
-        return v2.functional.resized_crop(
-            inpt, **params, size=list(inpt.shape[-2:]), antialias=True
-        )
+        side = list(inpt.shape[-2:])
+        resized: Tensor = v2.functional.resized_crop(inpt, **params, size=side, antialias=True)
+        return resized
 
 
 class QuarterTurn(v2.Transform):  # type: ignore[misc]
@@ -54,7 +65,7 @@ class QuarterTurn(v2.Transform):  # type: ignore[misc]
         """Draw the number of turns."""
         return {"turns": int(torch.randint(4, ()))}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Tensor, params: dict[str, int]) -> Tensor:
         """Change one image (3, S, S)."""
         return torch.rot90(inpt, params["turns"], (-2, -1))
 
@@ -83,7 +94,7 @@ class StainJitter(v2.Transform):  # type: ignore[misc]
         alpha, beta = torch.empty(2, 3).uniform_(-self.sigma, self.sigma)
         return {"alpha": 1 + alpha, "beta": beta}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Change one image (3, H, W) uint8."""
         density = -torch.log((inpt.permute(1, 2, 0).float() + 1) / 256)
         amounts = density @ self.amounts_of * params["alpha"] + params["beta"]
@@ -92,7 +103,7 @@ class StainJitter(v2.Transform):  # type: ignore[misc]
         return torch.where(inpt.amax(0) >= BLACK, changed, inpt)
 
 
-def _reach(height: int, width: int, params: dict[str, Any]) -> int:
+def _reach(height: int, width: int, params: AffineChange) -> int:
     """How far beyond the border a change may look, px; at most what mirroring can fill."""
     angle = math.radians(params["angle"])
     shear = sum(abs(math.tan(math.radians(degrees))) for degrees in params["shear"])

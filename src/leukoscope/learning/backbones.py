@@ -25,7 +25,7 @@ from leukoscope.learning.heads import (
     head_gradient,
     initialise,
 )
-from leukoscope.learning.lean import torchvision
+from leukoscope.learning.lean import TimmNetwork, torchvision
 from leukoscope.learning.weights import (
     Levels,
     WeightsRecord,
@@ -261,13 +261,13 @@ class Network(nn.Module):
         """Feature map (N, C, h, w) and features (N, D) of one pass."""
         limit = self.config.clamp_input
         x = x.clamp(-limit, limit) if limit else x
-        return self.map_and_features_of(cast(Any, self.backbone).forward_features(x))
+        return self.map_and_features_of(cast(TimmNetwork, self.backbone).forward_features(x))
 
     def map_and_features_of(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """The same from what the backbone gives before its pooling, in its own layout."""
         if self._layout == "tokens":
-            tokens = cast(Any, raw[:, self._prefix :].transpose(1, 2))
-            grid = tokens.unflatten(2, self._grid)
+            tokens = raw[:, self._prefix :].transpose(1, 2)
+            grid = tokens.reshape(*tokens.shape[:2], *self._grid)
         else:
             assert self.gradcam_layer is not None
             raw = raw.permute(0, 3, 1, 2) if self._layout == "NHWC" else raw
@@ -282,7 +282,7 @@ class Network(nn.Module):
             return grid.flatten(1)
         if self.attention is not None:
             return cast(Tensor, (grid * self.attention(grid)).sum((2, 3)))
-        return cast(Tensor, cast(Any, self.backbone).forward_head(raw, pre_logits=True))
+        return cast(TimmNetwork, self.backbone).forward_head(raw, pre_logits=True)
 
     def to_input(self, spec: PreprocessSpec) -> nn.Module:
         """What turns preprocessed pixels into this network's input."""

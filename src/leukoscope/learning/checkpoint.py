@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +48,7 @@ class CheckpointMeta:
     frozen_backbone: bool  # only the head is stored; the backbone is that of ``weights``
     weights: WeightsRecord  # where the backbone's weights came from (before any training)
     sha256: str  # hash of the tensor file
-    extra: Mapping[str, Any]  # further JSON values of the caller
+    extra: Mapping[str, object]  # further JSON values of the caller
 
 
 def save_checkpoint(

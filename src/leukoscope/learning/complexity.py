@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -161,7 +161,7 @@ class _Passage:
         if inputs and isinstance(inputs[0], Tensor):
             self.entering.setdefault(module, tuple(inputs[0].shape[1:]))
 
-    def after(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def after(self, module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
             self.leaving[module] = tuple(output.shape[1:])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -17,6 +17,13 @@ from torch import Tensor, distributed, nn
 from leukoscope.config.training import GradientTraining
 from leukoscope.core.errors import TrainingError
 from leukoscope.learning.optimisers import freeze
+
+if TYPE_CHECKING:
+    from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+
+    from leukoscope.learning.activations import Trainable
+
+T = TypeVar("T")
 
 
 def process_count() -> int:
@@ -70,7 +77,7 @@ def trainer_options() -> dict[str, Any]:
     world = process_count()
     if world == 1:
         return {"devices": 1}
-    names: list[Any] = [None] * world
+    names: list[object] = [None] * world
     environment = cluster_environment()
     assert environment is not None
     distributed.all_gather_object(names, environment.node_rank())
@@ -83,7 +90,7 @@ def trainer_options() -> dict[str, Any]:
     }
 
 
-def cluster_environment() -> Any | None:
+def cluster_environment() -> ClusterEnvironment | None:
     """Lightning's description of the processes, where torchrun or SLURM started this one."""
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -97,7 +104,7 @@ def cluster_environment() -> Any | None:
 
 def has_local_batch_norm(network: nn.Module, training: GradientTraining) -> bool:
     """Whether some batch norm would measure each process's share instead of the whole batch."""
-    frozen = {m for part in freeze(cast(Any, network), training) for m in part.modules()}
+    frozen = {m for part in freeze(cast("Trainable", network), training) for m in part.modules()}
     norms = (m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
     return not torch.cuda.is_available() and any(norm not in frozen for norm in norms)
 
@@ -146,8 +153,8 @@ def name_lost_process() -> Iterator[None]:
         ) from None
 
 
-def broadcast(value: Any, group: Any = None) -> Any:
+def broadcast(value: T, group: distributed.ProcessGroup | None = None) -> T:
     """The first process's ``value``, in all of them."""
-    box = [cast(Any, value)]
+    box = [value]
     distributed.broadcast_object_list(box, src=0, group=group, device=torch.device("cpu"))
     return box[0]

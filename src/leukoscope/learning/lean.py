@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch  # noqa: F401  (what is left out below is left out of what torch does not need)
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _COMPILER = "torch._dynamo"
 _UTILS = f"{_COMPILER}.utils"
@@ -23,7 +26,7 @@ _UTILS = f"{_COMPILER}.utils"
 class _Later(ModuleType):
     """Stands in for a module; the real one is imported when anything else of it is asked for."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         _remove_stand_ins()
@@ -52,12 +55,12 @@ def _remove_stand_ins() -> None:
             del sys.modules[name]
 
 
-def _left_alone(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
+def _left_alone(function: Callable[..., object] | None = None, *_: object, **__: object) -> object:
     """What ``torch.compiler.disable`` makes of a function that nothing compiles: the same."""
     return function if function is not None else _left_alone
 
 
-def _is_compile_supported(device: str) -> Any:
+def _is_compile_supported(device: str) -> object:
     """The function that torchvision imports and asks for some operations on a GPU."""
     return import_module(_UTILS).is_compile_supported(device)
 
@@ -75,7 +78,25 @@ def _without(name: str) -> Iterator[None]:
         del sys.modules[name]
 
 
-def import_timm() -> Any:
+class TimmNetwork(Protocol):
+    """What every network of timm has, beside what torch says of a module."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map or tokens."""
+
+    def forward_head(self, x: Tensor, *, pre_logits: bool) -> Tensor:
+        """Pooled features, or logits."""
+
+    def prune_intermediate_layers(
+        self, indices: list[int], *, prune_norm: bool, prune_head: bool
+    ) -> object:
+        """Cut off what comes after the last of the blocks."""
+
+    def reset_classifier(self, num_classes: int, global_pool: str) -> object:
+        """Another head; none for 0 classes."""
+
+
+def import_timm() -> ModuleType:
     """The module ``timm``; it builds a list of all its networks, which takes a second."""
     with _without_compiler(), _without("wandb"):
         return import_module("timm")

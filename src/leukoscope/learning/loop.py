@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -30,6 +30,9 @@ from leukoscope.learning.augment import build_blend
 from leukoscope.learning.batches import ImageSet, batch_count, batch_seed
 from leukoscope.learning.distributed import gather_logits, is_first, process_count
 from leukoscope.learning.optimisers import build_optimizer, build_schedule, freeze
+
+if TYPE_CHECKING:
+    from pytorch_lightning.utilities.types import OptimizerLRScheduler
 
 Tell = Callable[[int, int], None]
 EpochEnd = Callable[[int, dict[str, float]], bool]
@@ -116,12 +119,14 @@ class Loop(pl.LightningModule):
         self.place: tuple[int, Tensor] = (0, torch.empty(0))
         self.started = 0.0
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Lightning asks for the optimiser and the schedule."""
         optimizer = build_optimizer(self.network, self.config)
         batches = batch_count(len(self.sets["train"].y), self.config.batch_size, training=True)
         schedule = build_schedule(optimizer, self.config, batches)
-        return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
+        if schedule is None:
+            return {"optimizer": optimizer}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout from the epoch, and start the sums anew."""
@@ -201,7 +206,7 @@ class Loop(pl.LightningModule):
         """The network that is validated and kept: the trained one, or its average."""
         return self.network if self.average is None else cast(Trainable, self.average.module)
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, *_: object) -> None:
         """Let the average follow, unless the batch was left out."""
         if self.average is not None and self.moved:
             self.average.update_parameters(self.network)
@@ -226,9 +231,9 @@ class Loop(pl.LightningModule):
 
     def configure_gradient_clipping(
         self,
-        optimizer: Any,
-        gradient_clip_val: Any = None,
-        gradient_clip_algorithm: Any = None,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: object = None,
+        gradient_clip_algorithm: object = None,
     ) -> None:
         """Measure the gradient's norm, and clip it where the recipe says so."""
         if self.without:
@@ -268,7 +273,7 @@ class Loop(pl.LightningModule):
         values = {k: float(v) for k, v in row.items() if k != "epoch"}
         self.log_dict(values, batch_size=1)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Keep the history with the weights."""
         checkpoint["history"], checkpoint["left_out"] = self.history, self.left_out
 
@@ -278,6 +283,15 @@ class Loop(pl.LightningModule):
         self.left_out = list(checkpoint["left_out"])
 
 
+class TrainingState(TypedDict):
+    """What is read of a file of Lightning."""
+
+    history: list[dict[str, float]]
+    left_out: list[dict[str, object]]
+    state_dict: dict[str, Tensor]
+    callbacks: dict[str, dict[str, int]]
+
+
 class BatchProgress(Callback):
     """Callback that reports how many batches are done."""
 
@@ -285,7 +299,7 @@ class BatchProgress(Callback):
         self.batches, self.progress = batches, progress
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
     ) -> None:
         """Pass the count on."""
         if self.progress:
@@ -310,7 +324,7 @@ class AtomicIO(TorchCheckpointIO):
     """Writes checkpoints atomically, so that a killed process leaves the one before intact."""
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
     ) -> None:
         """Write beside the old file, then replace it."""
         with atomic_path(Path(path)) as temporary:
@@ -330,11 +344,11 @@ def keep_checkpoint(folder: Path, name: str, monitor: str | None = None) -> Mode
     )
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
+def read_state(path: Path) -> TrainingState | None:
     """A file of Lightning, tensors and plain values only; None where there is none."""
     if not path.is_file():
         return None
-    return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+    return cast(TrainingState, torch.load(path, map_location="cpu", weights_only=True))
 
 
 @contextmanager

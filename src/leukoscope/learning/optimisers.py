@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from leukoscope.core.errors import TrainingError
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import malignant_mask, without_sides
 from leukoscope.learning.activations import Trainable, backbone_blocks
+
+if TYPE_CHECKING:
+    from pytorch_lightning.utilities.types import LRSchedulerConfigType
 
 
 class FocalLoss(nn.Module):
@@ -127,7 +130,7 @@ def has_fast_bfloat16() -> bool:
     """Whether the device that is used multiplies in bfloat16."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    has: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
@@ -190,7 +193,7 @@ class FrozenDepthwise(nn.Module):
 
             x = pad_same(x, [size, size], [self.stride, self.stride])
         kernel, flipped = self._kernel(x.dtype)
-        found: Tensor = cast(Any, _Convolve).apply(x, kernel, flipped, self.stride, self.padding)
+        found: Tensor = _Convolve.apply(x, kernel, flipped, self.stride, self.padding)
         return found
 
     def _kernel(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -280,7 +283,7 @@ def backbone_stages(backbone: nn.Module) -> list[list[nn.Parameter]]:
 
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: GradientTraining, batches: int
-) -> dict[str, object] | None:
+) -> LRSchedulerConfigType | None:
     """The schedule of a recipe, as Lightning takes it; None where the rate stays."""
     plan = config.schedule
     if isinstance(plan, ConstantRate):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ class PatientFit:
 
     head: PatientHead
     val_logits: NDArray[np.float64]
-    history: tuple[dict[str, Any], ...]
+    history: tuple[Mapping[str, object], ...]
 
 
 def fit_mean_spread(
@@ -219,7 +218,7 @@ def _fit_network(
     n_classes: int,
     pooling: GatedAttention,
     seed: int,
-) -> tuple[dict[str, NDArray[np.float64]], list[dict[str, Any]]]:
+) -> tuple[dict[str, NDArray[np.float64]], list[dict[str, float]]]:
     """One network: its tensors at the best pass, and a row for each pass."""
     rng = np.random.default_rng([seed, 29])
     with torch.random.fork_rng(devices=[]):
@@ -232,7 +231,8 @@ def _fit_network(
             net.parameters(), lr=pooling.learning_rate, weight_decay=pooling.weight_decay
         )
         truth, held = torch.from_numpy(y), _padded(list(val))
-        best, kept, history = np.inf, net.arrays(), []
+        best, kept = np.inf, net.arrays()
+        history: list[dict[str, float]] = []
         waited = 0
         for epoch in range(pooling.epochs):
             net.train()
@@ -263,7 +263,7 @@ def _drawn(bags: Bags, most: int, rng: np.random.Generator) -> list[NDArray[np.g
     return [X if len(X) <= most else X[rng.choice(len(X), most, replace=False)] for X in bags]
 
 
-def _padded(bags: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
+def _padded(bags: Sequence[NDArray[np.generic]]) -> tuple[Tensor, Tensor]:
     """(P, n, C) float32 with zeros after a patient's last image, and (P, n) which are images."""
     longest = max(len(X) for X in bags)
     z = np.zeros((len(bags), longest, bags[0].shape[1]), np.float32)

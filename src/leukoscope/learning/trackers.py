@@ -31,7 +31,7 @@ IDS = "trackers.json"
 
 @contextmanager
 def tracking(
-    trackers: Iterable[Tracker], folder: Path, ids: Path, settings: Mapping[str, Any]
+    trackers: Iterable[Tracker], folder: Path, ids: Path, settings: Mapping[str, object]
 ) -> Iterator[list[Logger]]:
     """Lightning's loggers for one training; their runs are closed when the block ends.
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytorch_lightning as pl
 import torch
@@ -41,6 +41,7 @@ from leukoscope.learning.loop import (
     Loop,
     StopCallback,
     Tell,
+    TrainingState,
     deterministic,
     interruptible,
     keep_checkpoint,
@@ -198,7 +199,7 @@ def _fit(
             **trainer_options(),
         )
         for part in (network, module.evaluated_network):
-            cast(Any, part.train()).to(memory_format=torch.channels_last)
+            part.train().to(memory_format=torch.channels_last)
         state = read_state(last)
         if state is None or not _finished(state, config):
             resume = last if state else None
@@ -209,20 +210,21 @@ def _fit(
     return _finish(network, state, config, last.with_name("best.ckpt"))
 
 
-def _waited(state: dict[str, Any]) -> int:
-    states: dict[str, Any] = state["callbacks"]
-    return next(int(s["wait_count"]) for key, s in states.items() if key.startswith("EarlyStop"))
+def _waited(state: TrainingState) -> int:
+    return next(
+        int(s["wait_count"]) for key, s in state["callbacks"].items() if key.startswith("EarlyStop")
+    )
 
 
-def _finished(state: dict[str, Any], config: GradientTraining) -> bool:
+def _finished(state: TrainingState, config: GradientTraining) -> bool:
     return len(state["history"]) >= config.epochs or _waited(state) >= config.patience
 
 
 def _finish(
-    network: Trainable, state: dict[str, Any], config: GradientTraining, best: Path
+    network: Trainable, state: TrainingState, config: GradientTraining, best: Path
 ) -> TrainingResult:
     """Load the best weights into the network and build the result."""
-    saved = cast(dict[str, Any], read_state(best))
+    saved = cast(TrainingState, read_state(best))
     prefix = "average.module." if config.ema else "network."
     network.load_state_dict(
         {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}

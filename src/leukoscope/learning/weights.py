@@ -21,7 +21,7 @@ from leukoscope.config.recipe import ModelConfig
 from leukoscope.core.errors import ConfigError, UnknownNameError, WeightsError
 from leukoscope.core.files import read_json, sha256_file
 from leukoscope.learning.catalogue import BACKBONES, hub_file, nearest_backbones, package_file
-from leukoscope.learning.lean import import_timm
+from leukoscope.learning.lean import TimmNetwork, import_timm
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _OWN_CHECKPOINT, _OWN_RECORD = "checkpoint.safetensors", "checkpoint.json"
@@ -42,7 +42,7 @@ def timm_backbone(config: ModelConfig, size_px: int) -> nn.Module:
             raise UnknownNameError("backbone", config.backbone, choices)
         published = timm.get_pretrained_cfg(config.backbone)
         fixed = bool(published and published.fixed_input_size)
-        options: dict[str, Any] = {"img_size": size_px} if fixed else {}
+        options: dict[str, object] = {"img_size": size_px} if fixed else {}
         try:
             model: nn.Module = timm.create_model(
                 config.backbone, pretrained=False, num_classes=0, **options
@@ -64,7 +64,7 @@ def keep_stages(backbone: nn.Module, name: str, stages: int) -> nn.Module:
     if not stages:
         return backbone
     _check_stages(backbone, name, stages)
-    network = cast(Any, backbone)
+    network = cast(TimmNetwork, backbone)
     network.prune_intermediate_layers([stages - 1], prune_norm=True, prune_head=False)
     network.reset_classifier(0, "avg")
     return backbone
@@ -157,7 +157,7 @@ def _does_not_fit(name: str, size_px: int, error: Exception) -> ConfigError:
 
 def probe_backbone(backbone: nn.Module, name: str, size_px: int) -> tuple[Tensor, Tensor, bool]:
     """One pass with a blank image: feature map, pooled features, whether pooling is the mean."""
-    network = cast(Any, backbone.eval())
+    network = cast(TimmNetwork, backbone.eval())
     try:
         with torch.no_grad():
             raw = network.forward_features(torch.zeros(1, 3, size_px, size_px))

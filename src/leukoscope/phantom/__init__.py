@@ -2,7 +2,7 @@
 
 from leukoscope.phantom.artefacts import ARTEFACTS, Artefact, plant_artefact
 from leukoscope.phantom.morphology import MORPHOLOGY, CellAttributes, Morphology
-from leukoscope.phantom.render import Phantom, render_phantom
+from leukoscope.phantom.render import Phantom, render_phantom, write_phantoms
 from leukoscope.phantom.spec import (
     CLASS_FOLDERS,
     CONFOUNDERS,
@@ -10,7 +10,6 @@ from leukoscope.phantom.spec import (
     PhantomSpec,
     design_cases,
 )
-from leukoscope.phantom.writing import write_phantoms
 
 __all__ = [
     "ARTEFACTS",

@@ -1,7 +1,7 @@
 """Traces of microscope, camera and file that can be planted into an image, in three strengths.
 
 They carry no morphology: a classifier that tells two groups of patients apart by one of them has
-learnt how the images were made. :mod:`leukoscope.phantom.writing` ties one to a class, and
+learnt how the images were made. :mod:`leukoscope.phantom.render` ties one to a class, and
 ``benchmarks/adversaries.py`` asks whether a study's verdict notices.
 """
 

@@ -11,7 +11,7 @@ from typing import Protocol, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.bundle import Envelope
+from leukoscope.config.guarantees import Envelope
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import sha256_bytes, sha256_file
 from leukoscope.core.records import ImageRecord, Manifest

@@ -16,8 +16,11 @@ from leukoscope.reporting.formats import (
     number,
 )
 
-JsonRecord = Mapping[str, Any]
-Cell = Callable[[Any], str]
+Entry: TypeAlias = Any
+"""A record of any schema, or a JSON object: what a column is told how to read."""
+
+JsonRecord = Mapping[str, Entry]
+Cell = Callable[[Entry], str]
 K = TypeVar("K")
 
 
@@ -375,7 +378,7 @@ def value(title: str, cell: Cell | str, *, lines: bool = False) -> Field:
     return Field(Column(title, numeric=True, lines=lines), write)
 
 
-def scores(metrics: Iterable[str], of: Callable[[Any, str], Any] | None = None) -> list[Field]:
+def scores(metrics: Iterable[str], of: Callable[[Entry, str], Entry] | None = None) -> list[Field]:
     """A column for each metric: the value with its interval.
 
     Args:
@@ -389,7 +392,7 @@ def scores(metrics: Iterable[str], of: Callable[[Any, str], Any] | None = None) 
 def each(
     keys: Iterable[K],
     title: Callable[[K], str],
-    cell: Callable[[Any, K], str],
+    cell: Callable[[Entry, K], str],
     *,
     lines: bool = False,
 ) -> list[Field]:
@@ -417,7 +420,7 @@ def _writer(cell: Cell | str) -> Cell:
     return (lambda e: str(member(e, cell))) if isinstance(cell, str) else cell
 
 
-def member(record: Any, name: str) -> Any:
+def member(record: object, name: str) -> Entry:
     """A value of a record: of a mapping the key (None where it is absent), else the attribute.
 
     >>> member({"n": 3}, "n"), member(1 + 2j, "imag")
@@ -437,7 +440,7 @@ def n_rows(row: str) -> Field:
 
 
 def table_of(
-    caption: str, records: Iterable[Any], *fields: Field, note: str = "", grouped: bool = False
+    caption: str, records: Iterable[object], *fields: Field, note: str = "", grouped: bool = False
 ) -> Table:
     """One row a record; the dagger of unreliable intervals is explained where one occurs.
 
@@ -450,7 +453,7 @@ def table_of(
 
 
 def table_if_any(
-    caption: str, records: Iterable[Any], *fields: Field, note: str = "", grouped: bool = False
+    caption: str, records: Iterable[Entry], *fields: Field, note: str = "", grouped: bool = False
 ) -> Table | None:
     """As :func:`table_of`; None where there is no record."""
     made = table_of(caption, records, *fields, note=note, grouped=grouped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import SupportsFloat
 
 from leukoscope.config.metrics.results import Estimate
 from leukoscope.evaluation.statistics.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
@@ -28,14 +28,14 @@ def is_percent(metric: str) -> bool:
     return any(metric == name or metric.startswith(f"{name}_") for name in _PERCENT)
 
 
-def finite(value: Any) -> float | None:
+def finite(value: object) -> float | None:
     """The value as a float, or None where it is missing or not finite.
 
     >>> finite("0.5"), finite(None), finite(float("nan"))
     (0.5, None, None)
     """
     try:
-        number = float(value)
+        number = float(value) if isinstance(value, (str, SupportsFloat)) else math.nan
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
@@ -56,20 +56,20 @@ def number(value: object, metric: str) -> str:
     return text.replace("-", "−")
 
 
-ValueOrEstimate = Estimate | Mapping[str, Any] | float | None
+ValueOrEstimate = Estimate | Mapping[str, object] | float | None
 """A value with its interval (as of a study, or as of another file), a plain number, or nothing."""
 
 
-def _limits(entry: ValueOrEstimate) -> tuple[Any, float | None, float | None, str]:
+def _limits(entry: ValueOrEstimate) -> tuple[float | None, float | None, float | None, str]:
     """Value, lower and upper limit, and the mark of an interval that is not to be relied on."""
     if isinstance(entry, Estimate):
         reliable = entry.reliable
         value, low, high = entry.value, entry.low, entry.high
     elif isinstance(entry, Mapping):
         reliable = entry.get("reliable") is not False
-        value, low, high = (entry.get(name) for name in ("value", "low", "high"))
+        value, low, high = (finite(entry.get(name)) for name in ("value", "low", "high"))
     else:
-        return entry, None, None, ""
+        return finite(entry), None, None, ""
     return value, finite(low), finite(high), "" if reliable else UNRELIABLE
 
 
@@ -105,8 +105,7 @@ def difference(entry: ValueOrEstimate, metric: str) -> str:
     >>> difference({"value": -0.031, "low": -0.05, "high": 0.002}, "accuracy")
     '−3.1 points (−5.0 to +0.2)'
     """
-    given, low, high, mark = _limits(entry)
-    value = finite(given)
+    value, low, high, mark = _limits(entry)
     if value is None:
         return DASH
     scale, digits, unit = (100.0, 1, " points") if is_percent(metric) else (1.0, 3, "")

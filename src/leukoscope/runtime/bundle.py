@@ -26,9 +26,9 @@ from leukoscope.runtime.engines import Engine
 from leukoscope.runtime.similar import CAPTIONS, PICTURES, TENSORS, CaseLibrary, load_cases
 
 if TYPE_CHECKING:
-    from leukoscope.evaluation.patient_gate import PatientGate
+    from leukoscope.evaluation.confusions import Confusions
+    from leukoscope.evaluation.gate import PatientGate
     from leukoscope.evaluation.patient_heads import PatientHead
-    from leukoscope.evaluation.prevalence import Confusions
 
 # Data only: no format whose reading runs code.
 _SUFFIXES = (".onnx", ".json", ".safetensors", ".png", ".jpg", ".md", ".txt")
@@ -186,7 +186,7 @@ class Bundle:
         model = self.record.patient
         if model is None or model.limits is None:
             return None
-        from leukoscope.evaluation.patient_gate import PatientGate
+        from leukoscope.evaluation.gate import PatientGate
 
         path = self.folder / model.limits.tensors
         try:
@@ -206,7 +206,7 @@ class Bundle:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        from leukoscope.evaluation.prevalence import Confusions
+        from leukoscope.evaluation.confusions import Confusions
 
         path = self.folder / confusions.tensors
         try:

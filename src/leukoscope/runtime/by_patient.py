@@ -21,7 +21,7 @@ from leukoscope.core.labels import class_title
 from leukoscope.evaluation.calibration.conformal import prediction_sets
 from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.combining import DEFAULT, patient_result
-from leukoscope.evaluation.patient_gate import PatientGate
+from leukoscope.evaluation.gate import PatientGate
 from leukoscope.evaluation.patient_heads import PatientHead, head_result
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess

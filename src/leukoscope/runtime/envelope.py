@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.config.bundle import Envelope
+from leukoscope.config.guarantees import Envelope
 from leukoscope.imaging.quality import BEYOND, measure_conditions
 from leukoscope.runtime.bundle import read_bundle, save_bundle
 

@@ -51,7 +51,7 @@ from leukoscope.runtime.similar import CaseLibrary
 from leukoscope.runtime.tiling import Cutter
 
 if TYPE_CHECKING:
-    from leukoscope.evaluation.patient_gate import PatientGate
+    from leukoscope.evaluation.gate import PatientGate
     from leukoscope.evaluation.patient_heads import PatientHead
 
 __all__ = [

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -181,7 +180,7 @@ def read_journal(folder: ScoreFolder) -> Iterator[ShardResult]:
                 ) from None
 
 
-def result_from(values: dict[str, Any]) -> ShardResult:
+def result_from(values: dict[str, object]) -> ShardResult:
     """A result from its JSON.
 
     Raises:

@@ -16,10 +16,13 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from leukoscope.core.errors import DataError, LeukoscopeError
-from leukoscope.core.processes import follow_parent, how_it_ended
+from leukoscope.core.threads import follow_parent, how_it_ended
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -33,7 +36,7 @@ _CONTEXT = multiprocessing.get_context("spawn")  # threads of torch do not survi
 class _Worker(Generic[_Task]):
     """A process and what it is at."""
 
-    process: Any
+    process: SpawnProcess
     pipe: Connection
     environment: Mapping[str, str]
     ready: bool = False
@@ -185,7 +188,7 @@ class ProcessPool(ABC, Generic[_Task, _Result]):
         return again
 
 
-def _work(pipe: Connection, open_worker: Callable[[], Work[Any, Any]]) -> None:
+def _work(pipe: Connection, open_worker: Callable[[], Work[object, object]]) -> None:
     """The life of a worker: it ends with its pipe, or with its parent."""
     follow_parent()
     try:

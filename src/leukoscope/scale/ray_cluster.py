@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, TypeVar
 
 from leukoscope.core.errors import LeukoscopeError, MissingExtraError, UsageError
@@ -96,7 +97,7 @@ def run_tasks(
                 ray.cancel(unfinished, force=True)
 
 
-def _remote(ray: Any, *, at_once: int, tasks: int) -> Any:
+def _remote(ray: ModuleType, *, at_once: int, tasks: int) -> Any:
     """:func:`_attempt` as a task that takes its share of the cluster."""
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes())
     have = ray.cluster_resources()
@@ -216,7 +217,7 @@ def _connected(feature: str, address: str | None = None, cores: int | None = Non
         UsageError: There is no cluster at the address.
     """
     require_ray(feature)
-    ray: Any = import_module("ray")
+    ray: ModuleType = import_module("ray")
     if ray.is_initialized():  # by a program that calls this one
         yield ray
         return
@@ -228,7 +229,7 @@ def _connected(feature: str, address: str | None = None, cores: int | None = Non
         ray.shutdown()
 
 
-def _start(ray: Any, address: str | None, cores: int | None) -> None:
+def _start(ray: ModuleType, address: str | None, cores: int | None) -> None:
     quiet = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     with _silent():
         if address is None:

@@ -12,15 +12,14 @@ from typing import Any
 
 from leukoscope.core.errors import MissingExtraError, UnknownNameError, UsageError
 from leukoscope.core.files import atomic_path, csv_writer, sha256_file, write_json
-from leukoscope.core.folder_lock import only_writer
 from leukoscope.core.program import __version__
+from leukoscope.core.run_folder import only_writer
 from leukoscope.runtime.bundle import Bundle, installed_bundles, read_bundle
 from leukoscope.runtime.bundle_matching import choose_bundle
 from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import available_cores
 from leukoscope.runtime.outputs import csv_cells
-from leukoscope.scale.fetching import URL_RULES, UrlRule, is_url, local_files
-from leukoscope.scale.image_names import image_names
+from leukoscope.scale.fetching import URL_RULES, UrlRule, image_names, is_url, local_files
 from leukoscope.scale.journal import Journal, ShardResult, read_journal
 from leukoscope.scale.score_plan import (
     Plan,
@@ -31,8 +30,7 @@ from leukoscope.scale.score_plan import (
     sample_inputs,
     write_inputs,
 )
-from leukoscope.scale.shard import Scorer, Task
-from leukoscope.scale.workers import STALL_S, Open, score_in_processes, score_on_ray
+from leukoscope.scale.shard import STALL_S, Open, Scorer, Task, score_in_processes, score_on_ray
 
 ENGINES = ("local", "ray")
 Show = Callable[[int, int], None]

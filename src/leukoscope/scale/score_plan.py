@@ -144,7 +144,7 @@ class Request:
     A new run takes the default for what is open, one that goes on takes what its plan says.
 
     Attributes:
-        sources: See :func:`leukoscope.scale.image_names.image_names`.
+        sources: See :func:`leukoscope.scale.fetching.image_names`.
         bundle: Its folder. Default: the installed one that the images resemble.
         root: What relative names are relative to.
         urls: Which URLs a table or list may name. Default: none.

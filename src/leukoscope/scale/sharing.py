@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
@@ -28,6 +28,9 @@ from leukoscope.reporting.bundle_card import render_bundle_card
 from leukoscope.runtime.bundle import RECORD, Bundle, incoming_bundle, read_bundle, read_record
 from leukoscope.runtime.prediction import Failure
 from leukoscope.scale.fetching import fetch_file, file_system, is_url, shown_url
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 EXTRA: Final = "share"
 CARD: Final = "README.md"
@@ -235,7 +238,7 @@ def _upload(contents: Contents, target: str, *, replace: bool, progress: Progres
                 system.rmdir(folder)
 
 
-def _send(system: Any, path: str, content: bytes | Path, shown: str) -> None:
+def _send(system: AbstractFileSystem, path: str, content: bytes | Path, shown: str) -> None:
     """Write one file and read it back."""
     system.makedirs(path.rpartition("/")[0], exist_ok=True)
     if isinstance(content, Path):
@@ -250,7 +253,7 @@ def _send(system: Any, path: str, content: bytes | Path, shown: str) -> None:
         raise BundleError(f"{shown_url(shown)}: arrived changed", hint="push again")
 
 
-def _move(system: Any, moves: Sequence[tuple[str, str]]) -> None:
+def _move(system: AbstractFileSystem, moves: Sequence[tuple[str, str]]) -> None:
     """Rename each file, or, after an error, none."""
     done = []
     try:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError
 from leukoscope.core.files import sha256_bytes
-from leukoscope.core.processes import follow_parent, how_it_ended
+from leukoscope.core.threads import follow_parent, how_it_ended
 from leukoscope.imaging.containers import is_quick
 from leukoscope.imaging.decode import Decoded, DecodedFile, decode_image, load_readers
 

@@ -30,9 +30,9 @@ from leukoscope.core.program import __version__
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration.scaling import apply_calibration
+from leukoscope.evaluation.confusions import Confusions
 from leukoscope.evaluation.gate import Gate
 from leukoscope.evaluation.patient_heads import HEAD, head_to_bytes
-from leukoscope.evaluation.prevalence import Confusions
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -25,9 +24,7 @@ from leukoscope.core.labels import (
     check_roles,
     malignant_mask,
     named_roles,
-    order_classes,
     role_of,
-    without_sides,
 )
 from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import strictest
@@ -35,8 +32,7 @@ from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.audit.links import join_equal_files
 from leukoscope.datasets.audit.passport import audit
-from leukoscope.datasets.layouts.load import inspect_dataset, load_dataset, stated_roles
-from leukoscope.datasets.layouts.readers import MANIFEST_NAME
+from leukoscope.datasets.layouts.load import load_dataset, stated_roles
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.statistics.forecast import forecasts
 from leukoscope.evaluation.statistics.hierarchy import hierarchy_metrics
@@ -45,11 +41,11 @@ from leukoscope.evaluation.statistics.metrics import confusion_matrix
 from leukoscope.pipeline.folds import groups_of, unit_of
 from leukoscope.pipeline.measured import seen_in_training, units_of_data
 from leukoscope.pipeline.progress import Listener, Progress
-from leukoscope.pipeline.results.entries import sampling
-from leukoscope.pipeline.results.subgroups import subgroup_columns
+from leukoscope.pipeline.results.entries import sampling, subgroup_columns
 from leukoscope.runtime.by_patient import PatientCollector
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import Predictor, load_bundle
+from leukoscope.study.comparable import comparable_by, names_of, not_comparable
 
 RECORD = "evaluated.json"
 
@@ -219,39 +215,6 @@ def _of_patients(
     return found
 
 
-def _comparable(
-    class_names: Sequence[str], labels: Collection[str], roles: Roles
-) -> Literal["class", "malignancy"] | None:
-    """By what a model and other data can be compared; None where they cannot.
-
-    By class where they share one. Where they share none, or where the one has *all* and the other
-    its stages, by malignancy, if the roles of the model's classes are known.
-    """
-    shared = set(labels) & set(class_names)
-    stages = set(labels) - set(class_names) and "all" in {*labels, *class_names}
-    if not shared or stages:
-        known = any(role_of(label, roles) for label in labels)
-        if known and malignant_mask(class_names, roles) is not None:
-            return "malignancy"
-    return "class" if shared else None
-
-
-def _not_comparable(class_names: Sequence[str], labels: Collection[str], roles: Roles) -> DataError:
-    """Says why, and what may help."""
-    near = [
-        f"{label} may be {found[0]}"
-        for label in order_classes(labels)
-        if (found := get_close_matches(label, class_names, n=1))
-    ]
-    why = without_sides(class_names, roles)
-    return DataError(
-        f"the bundle knows {', '.join(class_names)}, the data {', '.join(sorted(labels))}: "
-        f"no class can be compared, nor malignant against others ({why})",
-        hint=f"{'; '.join(near) + '; ' if near else ''}--class FOLDER=CLASS says what a folder "
-        "stands for, --role CLASS=ROLE what a class is",
-    )
-
-
 def _table(
     class_names: tuple[str, ...],
     roles: Roles,
@@ -272,9 +235,9 @@ def _table(
     labels = {record.label for record in records}
     warnings: list[str] = []
     names = class_names
-    way = _comparable(class_names, labels, roles)
+    way = comparable_by(class_names, labels, roles)
     if way is None:
-        raise _not_comparable(class_names, labels, roles)
+        raise not_comparable(class_names, labels, roles)
     if way == "malignancy":
         malignant = np.array(malignant_mask(class_names, roles))
         warnings.append(
@@ -387,47 +350,6 @@ def _coverage(
     truth = [table.class_names[i] for i in table.y_true]
     held = np.array([name in names for name, names in zip(truth, sets, strict=True)])
     return bootstrap_mean(held, groups=groups).to_json()
-
-
-def check_external(config: StudyConfig, class_names: Sequence[str]) -> None:
-    """Refuse other data that the study's bundle could not be measured on, before any training.
-
-    Raises:
-        DataError: No class can be compared.
-        LayoutError: A folder has no known layout.
-        UnknownNameError: A role is stated of a class that is in none of the data sets.
-    """
-    every = set(class_names)
-    for data in config.external:
-        found = inspect_dataset(
-            data.path, layout=data.layout, class_map=data.class_map, target=data.target
-        )
-        labels = {row.label for row in found.folders if row.label and row.images}
-        every |= labels
-        if _comparable(class_names, labels, data.roles) is None:
-            raise DataError(
-                f"{data.path}: its classes ({', '.join(sorted(labels)) or 'none'}) cannot be "
-                f"compared with those of the study ({', '.join(class_names)})",
-                hint="--class FOLDER=CLASS says what a folder stands for, in both data sets",
-            )
-    check_roles(config.data.roles, every)
-
-
-def names_of(external: Sequence[DataConfig]) -> list[str]:
-    """A name for each data set, of its folder or manifest; unique.
-
-    >>> names_of([DataConfig(path=p) for p in ("/a/cells", "/b/cells.csv", "/c/manifest.csv")])
-    ['cells', 'cells-2', 'c']
-    """
-    names: list[str] = []
-    for data in external:
-        path = Path(data.path)
-        stem = path.stem if path.suffix.lower() == ".csv" else path.name
-        if path.name == MANIFEST_NAME:  # which says nothing
-            stem = path.parent.name
-        taken = sum(name == stem or name.startswith(f"{stem}-") for name in names)
-        names.append(f"{stem}-{taken + 1}" if taken else stem)
-    return names
 
 
 def evaluate_external(

@@ -32,7 +32,7 @@ from leukoscope.pipeline.features.inputs import load_input
 from leukoscope.pipeline.features.store import stored_features
 from leukoscope.pipeline.progress import Tell
 from leukoscope.pipeline.trained_run import FittedModel, FittedRun
-from leukoscope.reporting.figures.feature_maps import feature_figure
+from leukoscope.reporting.figures.heatmaps import feature_figure
 from leukoscope.reporting.figures.style import figure_png, house_style
 from leukoscope.study.explanations import ModelSource
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.imaging.stain import nuclear_blue
-from leukoscope.phantom.writing import TRUTH_FILE, TRUTH_FOLDER
+from leukoscope.phantom.render import TRUTH_FILE, TRUTH_FOLDER
 from leukoscope.pipeline.features.inputs import read_unchanged
 from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.jobs import Labelled
@@ -320,7 +320,7 @@ def all_drawn(manifest: Manifest) -> bool:
     """Whether the truth file of ``leukoscope phantom`` lists every usable image."""
     path = manifest.root / TRUTH_FOLDER / TRUTH_FILE
     try:
-        listed: Any = read_json(path)["images"] if path.is_file() else []
+        listed = read_json(path)["images"] if path.is_file() else []
         drawn = {row["path"] for row in listed}
     except (DataError, KeyError, TypeError):  # a file of that name that somebody else wrote
         return False

@@ -1,10 +1,13 @@
-"""A study from data to bundle: each step reads the files of the step before and writes its own."""
+"""A study from data to bundle: each step reads the files of the step before and writes its own.
+
+What it gives back are its folder and its metrics, which show themselves in a notebook.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -17,26 +20,76 @@ from leukoscope.config.metrics.file import StudyMetrics, study_metrics
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
-from leukoscope.core.folder_lock import LOCK, only_writer
 from leukoscope.core.labels import check_roles
 from leukoscope.core.patients import Patients
 from leukoscope.core.records import Manifest, save_folds
-from leukoscope.core.run_folder import RunFolder, resumes
+from leukoscope.core.run_folder import LOCK, RunFolder, only_writer, resumes
+from leukoscope.core.views import data_frame, html_note, html_table, with_limits
 from leukoscope.datasets.audit.neighbour_search import search_note
 from leukoscope.datasets.audit.passport import Audit, audit, load_audit, save_audit
 from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
-from leukoscope.imaging.known_masks import remembered_masks
+from leukoscope.imaging.segment import remembered_masks
 from leukoscope.pipeline.features.inputs import check_unchanged
 from leukoscope.pipeline.folds import ProtocolPlan, final_fold, plan_protocols, study_rows
 from leukoscope.pipeline.jobs import Announce, Labelled
 from leukoscope.pipeline.progress import Listener, Progress, describe_environment
 from leukoscope.study.options import StudyOptions, study_config
-from leukoscope.study.result import StudyResult
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from leukoscope.config.metrics.results import ProbeResult, Result
     from leukoscope.pipeline.remote_fits import Executor
     from leukoscope.pipeline.results.shortcut_summary import Evidence
+
+
+_SHOWN = ("accuracy", "macro_f1", "roc_auc")  # in a notebook; to_frame has all
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """Where a study's results are.
+
+    Attributes:
+        run: The study's folder.
+        metrics: The content of ``metrics.json``.
+        unreadable: Path and reason of each image that was quarantined.
+    """
+
+    run: RunFolder
+    metrics: StudyMetrics
+    unreadable: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        verdict = self.metrics.verdict
+        return f"<StudyResult {self.run.path}: {verdict.level}, {verdict.headline}>"
+
+    def _repr_html_(self) -> str:
+        from leukoscope.reporting.formats import interval
+
+        verdict = self.metrics.verdict
+        rows = [
+            (row.recipe, row.protocol, row.n, *(interval(row.metrics.get(m), m) for m in _SHOWN))
+            for row in self.metrics.results
+        ]
+        titles = ("model", "held out", "n", *_SHOWN)
+        return html_note(verdict.headline, verdict.level) + html_table(titles, rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a model or probe and protocol: every metric with its limits.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        names = [("model", row.recipe) for row in self.metrics.results]
+        names += [("probe", row.probe) for row in self.metrics.probes]
+        rows: list[Result | ProbeResult] = [*self.metrics.results, *self.metrics.probes]
+        return data_frame(
+            {"kind": kind, "name": name, "protocol": row.protocol, "n": row.n,
+             "n_groups": row.n_groups, **with_limits(row.metrics)}
+            for (kind, name), row in zip(names, rows, strict=True)
+        )  # fmt: skip
 
 
 def run_study(
@@ -131,7 +184,7 @@ def _check_shares_training(config: StudyConfig) -> None:
 def _check_external(config: StudyConfig, images: Labelled) -> None:
     """Refuse other data that the bundle could not be measured on, before anything is fitted."""
     if config.external:
-        from leukoscope.study.external import check_external
+        from leukoscope.study.comparable import check_external
 
         check_external(config, images.class_names)
 
@@ -354,7 +407,7 @@ def _explain_and_pack(
     from leukoscope.study.bundling import keep_bundle
     from leukoscope.study.explanations import explain_study
     from leukoscope.study.feature_maps import map_study
-    from leukoscope.study.patient_sheets import explain_patients
+    from leukoscope.study.patient_gate import explain_patients
 
     packable = not config.no_bundle_reason
     with progress.step("explanations") as tell:

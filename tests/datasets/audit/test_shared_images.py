@@ -12,8 +12,8 @@ import pytest
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.audit.links import shared_images, without_shared
 from leukoscope.datasets.layouts.load import load_dataset
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 
 
 @pytest.fixture(scope="module")

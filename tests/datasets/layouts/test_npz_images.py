@@ -12,7 +12,7 @@ import pytest
 from leukoscope.core.errors import DataError, LayoutError
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.layouts.load import inspect_dataset, load_dataset
-from leukoscope.datasets.layouts.npz_images import images_folder
+from leukoscope.datasets.layouts.unpacked import images_folder
 from leukoscope.imaging.decode import decode_image
 
 

@@ -13,7 +13,7 @@ from leukoscope.cli.main import app
 from leukoscope.core.errors import LayoutError
 from leukoscope.core.labels import near_miss
 from leukoscope.datasets.layouts.load import inspect_dataset, load_dataset
-from leukoscope.datasets.layouts.points import RED_CELLS, SIDE_PX, cells_folder
+from leukoscope.datasets.layouts.unpacked import RED_CELLS, SIDE_PX, cells_folder
 from leukoscope.imaging.decode import decode_image
 
 

@@ -10,7 +10,7 @@ import pytest
 from leukoscope.config.loading import load_recipe
 from leukoscope.config.recipe import Recipe
 from leukoscope.learning.backbones import build_network
-from leukoscope.learning.graphs import export, traces
+from leukoscope.learning.graphs import export
 from leukoscope.learning.graphs.ahead import traced_meanwhile
 from leukoscope.learning.graphs.export import onnx_bytes
 
@@ -19,7 +19,7 @@ from leukoscope.learning.graphs.export import onnx_bytes
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """A small network's, with no graph kept."""
     monkeypatch.setenv("LEUKOSCOPE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(traces, "_recent", OrderedDict())
+    monkeypatch.setattr(export, "_recent", OrderedDict())
     whole = load_recipe("quick")
     model = whole.model.model_copy(update={"backbone": "test_resnet", "weights": "none"})
     preprocess = whole.preprocess.model_copy(update={"size_px": 64})

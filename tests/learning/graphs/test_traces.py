@@ -17,8 +17,8 @@ from torch import nn
 
 from leukoscope.config.recipe import ModelConfig
 from leukoscope.learning.backbones import build_network
-from leukoscope.learning.graphs import traces
-from leukoscope.learning.graphs.traces import filled_trace
+from leukoscope.learning.graphs import export
+from leukoscope.learning.graphs.export import filled_trace
 
 
 class Scaled(nn.Module):
@@ -48,7 +48,7 @@ def numbers(proto: onnx.ModelProto) -> dict[str, float]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LEUKOSCOPE_CACHE", str(tmp_path))
-    monkeypatch.setattr(traces, "_recent", OrderedDict())
+    monkeypatch.setattr(export, "_recent", OrderedDict())
     return tmp_path / "graphs"
 
 
@@ -81,7 +81,7 @@ def test_a_kept_graph_gets_the_numbers_of_the_network_at_hand(
     assert was_traced
     assert numbers(first) == {"weight": 3, "shift": 0.5}
     if new_process:
-        traces._recent.clear()
+        export._recent.clear()
     second, was_traced = ask(Scaled(2, 0.5, weight=7, seed=1))
     assert not was_traced
     assert numbers(second) == {"weight": 7, "shift": 0.5}
@@ -140,12 +140,12 @@ def test_what_a_layer_calls_is_part_of_its_key_or_nothing_is_kept(
 def test_backbones_can_be_kept(name: str) -> None:
     config = ModelConfig(backbone=name, weights="none")
     first, second = (build_network(config, num_classes=2, size_px=224, seed=k) for k in (1, 2))
-    assert traces._structure(first)["layers"] == traces._structure(second)["layers"]
+    assert export._structure(first)["layers"] == export._structure(second)["layers"]
 
 
 def test_another_version_traces_again(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(Scaled(2, 0.5, weight=3))
-    monkeypatch.setattr(traces, "_makers", lambda: ["torch 99"])
+    monkeypatch.setattr(export, "_makers", lambda: ["torch 99"])
     assert ask(Scaled(2, 0.5, weight=3))[1]
 
 
@@ -159,7 +159,7 @@ def test_a_damaged_file_is_made_again(
     (kept,) = folder.iterdir()
     whole = kept.read_bytes()
     kept.write_bytes(damage(whole))
-    traces._recent.clear()
+    export._recent.clear()
     found, was_traced = ask(Scaled(2, 0.5, weight=4))
     assert was_traced
     assert numbers(found) == {"weight": 4, "shift": 0.5}
@@ -171,12 +171,12 @@ def test_the_graphs_that_were_not_used_for_longest_are_deleted(
 ) -> None:
     ask(Scaled(0, 0, weight=1))
     (first,) = folder.iterdir()
-    monkeypatch.setattr(traces, "LIMIT_BYTES", int(3.5 * first.stat().st_size))
+    monkeypatch.setattr(export, "LIMIT_BYTES", int(3.5 * first.stat().st_size))
     for times in (1, 2):
         ask(Scaled(times, 0, weight=1))
     for path in folder.iterdir():
         os.utime(path, (1000, 1000) if path != first else (900, 900))
-    traces._recent.clear()
+    export._recent.clear()
     assert not ask(Scaled(0, 0, weight=1))[1]  # used: now the newest
     ask(Scaled(3, 0, weight=1))
     assert len(list(folder.iterdir())) == 3
@@ -191,6 +191,6 @@ def test_nothing_is_kept_where_nothing_may_or_can_be(
     assert numbers(ask(Scaled(2, 0.5, weight=3))[0]) == {"weight": 3, "shift": 0.5}
     folder.unlink()
     monkeypatch.setenv("LEUKOSCOPE_CACHE", "off")
-    traces._recent.clear()
+    export._recent.clear()
     ask(Scaled(2, 0.5, weight=3))
     assert not folder.exists()

@@ -18,8 +18,8 @@ from leukoscope.core.records import Fold, ImageRecord, Manifest, load_folds
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, RunFolder
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.imaging.decode import decode_image
+from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.phantom.writing import write_phantoms
 from leukoscope.pipeline.folds import final_fold
 from leukoscope.pipeline.results.entries import FoldResults
 from leukoscope.pipeline.results.out_of_fold import Nested, promise_entry
@@ -28,8 +28,7 @@ from leukoscope.runtime.bundle import read_bundle
 from leukoscope.runtime.heatmap import encode_png
 from leukoscope.study.bundling import export_bundle
 from leukoscope.study.options import study_config
-from leukoscope.study.result import StudyResult
-from leukoscope.study.run import run_study
+from leukoscope.study.run import StudyResult, run_study
 
 PATIENTS, IMAGES = 16, 7
 SMALL = [

@@ -1,17 +1,32 @@
-"""The whole count: cells, corrections, shares, comparison with truth, files and pages."""
+"""The whole count: cells, corrections, shares, comparison with truth, files and pages.
+
+A bundle was fitted on all patients of its study, so that its counts of these flatter it. A study's
+own patients are counted by the models of the folds, which held each patient out once; what their
+shares are adjusted by comes from the patients of the other folds, calibration included.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from leukoscope.analyses.count.cells import Material, PatientCells, count_cells
-from leukoscope.analyses.count.corrections import apply_corrections
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.analyses.count.cells import (
+    Cell,
+    Material,
+    PatientCells,
+    apply_corrections,
+    count_cells,
+)
 from leukoscope.analyses.count.shares import (
     CONFIDENCE,
     HELD_OUT,
     Question,
+    agreement_with_truth,
     counts_fields,
     notes_of,
     patient_entry,
@@ -19,14 +34,21 @@ from leukoscope.analyses.count.shares import (
     save_counts,
     seen_as_fields,
 )
-from leukoscope.analyses.count.truth import agreement_with_truth
 from leukoscope.config.bundle import ConfusionsFile
 from leukoscope.config.counts import AppliedCorrections, CountsFile
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import file_part
+from leukoscope.core.records import ImageRecord
+from leukoscope.evaluation.calibration.scaling import apply_calibration
+from leukoscope.evaluation.confusions import Confusions
 from leukoscope.evaluation.prevalence import PrevalenceModel
 from leukoscope.evaluation.run_files import RunFiles
+from leukoscope.pipeline.results.out_of_fold import UnseenImages
+from leukoscope.runtime.prediction import Failure
 from leukoscope.runtime.predictor import Predictor
+
+if TYPE_CHECKING:
+    from leukoscope.reporting.pages.relabel import Sheet
 
 Show = Callable[[str, int, int], None]
 
@@ -120,7 +142,7 @@ def count_held_out(files: RunFiles, recipe: str, wanted: Wanted) -> Counted:
         recipe: One of its recipes.
         wanted: What is asked.
     """
-    from leukoscope.analyses.count.held_out import HeldOut
+    from leukoscope.analyses.count.result import HeldOut
 
     wanted.show("counting", 0, 1)
     held = HeldOut.of_run(files, recipe, method=wanted.method, seed=wanted.seed)
@@ -134,8 +156,8 @@ def count_held_out(files: RunFiles, recipe: str, wanted: Wanted) -> Counted:
 
 def _write(named: Named, wanted: Wanted) -> Counted:
     """Corrections, shares, files and pages."""
-    from leukoscope.reporting.pages.cell_sheet import write_cell_sheet
     from leukoscope.reporting.pages.counts import write_counts_page
+    from leukoscope.reporting.pages.relabel import write_cell_sheet
 
     patients, out, classes = named.patients, wanted.out, wanted.question.class_names
     decided = apply_corrections(patients, wanted.corrections, classes)
@@ -198,7 +220,7 @@ def _sheet_names(patients: Sequence[PatientCells]) -> dict[str, str]:
     return names
 
 
-def _sheet(one: PatientCells, by: str, class_names: Sequence[str]) -> dict[str, object]:
+def _sheet(one: PatientCells, by: str, class_names: Sequence[str]) -> Sheet:
     """What the sheet of a patient holds."""
     return {
         "patient": one.patient,
@@ -220,3 +242,110 @@ def _sheet(one: PatientCells, by: str, class_names: Sequence[str]) -> dict[str, 
             for cell in one.cells
         ],
     }
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The patients of a study as its folds answered them.
+
+    Attributes:
+        patients: Their cells, in the order of their names.
+        models: Patient → what adjusts its shares; it knows nothing of the patients of its fold.
+        confusions: What these rest on.
+    """
+
+    patients: list[PatientCells]
+    models: dict[str, PrevalenceModel]
+    confusions: ConfusionsFile
+
+    @classmethod
+    def of_run(cls, files: RunFiles, recipe: str, *, method: str, seed: int) -> HeldOut:
+        """Read the answers of a finished study.
+
+        Args:
+            files: Of the study.
+            recipe: One of its recipes.
+            method: How shares are adjusted.
+            seed: Of the draws behind the intervals.
+
+        Raises:
+            UsageError: Rows of the study are patients, or it held no patients out.
+            DataError: A fold is not finished.
+        """
+        files.need_images("counting cells")
+        unseen = UnseenImages.of_run(files, recipe)
+        patients = _whole_patients(files, unseen)
+        records = {record.image_id: record for record in files.manifest.images}
+        found: dict[str, PatientCells] = {}
+        models: dict[str, PrevalenceModel] = {}
+        for fold in np.unique(unseen.table.fold):
+            own = unseen.table.fold == fold
+            others = unseen.take(~own)
+            calibration, _, _ = others.decide(others.logits)
+            known = apply_calibration(others.logits, calibration)
+            model = PrevalenceModel(
+                Confusions.of(others.table.y_true, known, others.units.tolist()),
+                method=method,
+                seed=seed,
+            )
+            probs = apply_calibration(unseen.logits[own], calibration)
+            models |= dict.fromkeys(patients[own].tolist(), model)
+            for image_id, patient, p in zip(
+                unseen.table.image_id[own].tolist(), patients[own].tolist(), probs, strict=True
+            ):
+                one = found.setdefault(patient, PatientCells(patient))
+                one.cells.append(_cell(files, records[image_id], unseen.table.class_names, p))
+        _add_labels(files, found)
+        confusions = ConfusionsFile(
+            protocol=unseen.protocol,
+            unit=unseen.unit,
+            n_units=len(np.unique(unseen.units)),
+            n=len(unseen.table),
+        )
+        return cls([found[name] for name in sorted(found)], models, confusions)
+
+
+def _whole_patients(files: RunFiles, unseen: UnseenImages) -> NDArray[np.str_]:
+    """(n,) patient of each tested image, each in one fold alone.
+
+    Raises:
+        UsageError: Some image names no patient, or a patient is tested in several folds.
+    """
+    hint = "run the study with -p grouped, on data that names the patient of every image"
+    if unseen.patients is None:
+        raise UsageError(f"{files.run.path}: not every image names its patient", hint=hint)
+    pairs = set(zip(unseen.patients.tolist(), unseen.table.fold.tolist(), strict=True))
+    if len(pairs) > len(set(unseen.patients.tolist())):
+        raise UsageError(
+            f"{files.run.path}: under the protocol {unseen.protocol} patients were not held out as "
+            "a whole, so that the models know those whose cells would be counted",
+            hint=hint,
+        )
+    return unseen.patients
+
+
+def _cell(
+    files: RunFiles, record: ImageRecord, class_names: tuple[str, ...], p: NDArray[np.float64]
+) -> Cell:
+    return Cell(
+        cell_id=record.image_id,
+        path=str(files.manifest.path_of(record)),
+        box=None,
+        predicted=class_names[int(p.argmax())],
+        probabilities=tuple(p.tolist()),
+        decision="accept",
+        truth=record.label,
+    )
+
+
+def _add_labels(files: RunFiles, found: dict[str, PatientCells]) -> None:
+    """What the data says of the cells of each patient, and which files could not be read."""
+    for record in files.manifest.images:
+        one = found.get(record.patient_id)
+        if one is None or record.status == "excluded":
+            continue
+        if record.label:
+            one.truth[record.label] = one.truth.get(record.label, 0) + 1
+        if record.status == "quarantined":
+            code, _, message = record.reason.partition(": ")
+            one.unreadable.append(Failure(str(files.manifest.path_of(record)), code, message))

@@ -60,8 +60,7 @@ from leukoscope.core.run_folder import RunFolder, resumes
 from leukoscope.evaluation.statistics.metrics import METRICS
 from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.progress import Listener, Progress
-from leukoscope.study.result import StudyResult
-from leukoscope.study.run import audited_in, labelled, run_study
+from leukoscope.study.run import StudyResult, audited_in, labelled, run_study
 
 if TYPE_CHECKING:
     from optuna import Trial

@@ -184,7 +184,7 @@ def pull(
 
 
 def _facts(record: BundleRecord, sha256: str) -> list[tuple[str, str]]:
-    from leukoscope.reporting.bundle_patients import patient_facts
+    from leukoscope.reporting.bundle_card import patient_facts
 
     pre = record.preprocess
     steps = ", ".join(step.kind for step in pre.steps) or "no steps"
@@ -274,7 +274,7 @@ def _behind_threshold(ood: OutOfDistribution) -> str:
 
 
 def _calibration(record: BundleRecord) -> str:
-    from leukoscope.reporting.bundle_patients import row_word
+    from leukoscope.reporting.bundle_card import row_word
 
     fitted, n = record.calibration, f"from {record.calibration.n_cal} {row_word(record)}"
     if fitted.weights is None or fitted.bias is None:
@@ -291,7 +291,7 @@ def _class(name: str, roles: Roles) -> str:
 
 
 def _sets(record: BundleRecord) -> str:
-    from leukoscope.reporting.bundle_patients import row_word
+    from leukoscope.reporting.bundle_card import row_word
 
     sets, rows = record.conformal, row_word(record)
     limits = f"threshold {sets.threshold:.3f}"

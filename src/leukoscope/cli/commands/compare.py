@@ -25,7 +25,7 @@ from leukoscope.cli.options import roles as stated_roles
 
 if TYPE_CHECKING:
     from leukoscope.config.comparison import ComparisonFile, PairedTest
-    from leukoscope.study.result import StudyResult
+    from leukoscope.study.run import StudyResult
 
 WIDTH = 140  # of the tables, wherever they are printed
 

@@ -371,8 +371,8 @@ def phantom(
     """
     from leukoscope.core.errors import UnknownNameError
     from leukoscope.phantom.artefacts import PIXEL_ARTEFACTS
+    from leukoscope.phantom.render import write_phantoms
     from leukoscope.phantom.spec import CONFOUNDERS, NO_ARTEFACT, Confound, PhantomSpec
-    from leukoscope.phantom.writing import write_phantoms
 
     if confound not in CONFOUNDERS:
         raise UnknownNameError("confounder", confound, CONFOUNDERS)

@@ -1,4 +1,7 @@
-"""``guide``: a menu for people who do not want to remember commands."""
+"""``guide``: a menu for people who do not want to remember commands.
+
+It asks for a parameter by its name, its help and its default.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperGroup
 
-from leukoscope.cli.commands.guide_questions import SAME, answer_to, ask
+from leukoscope.cli.choices import CHOICES, OTHER
 from leukoscope.cli.console import DISCLAIMER, command, say
 from leukoscope.cli.parameters import CommandParameter, commands_of, parameters_of
 from leukoscope.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import questionary
+    from typer.core import TyperCommand
 
 _RUN = (("run", "{out}"), ("bundle", "{out}/bundle"))
 _DATA = (("data", "{out}"),)
@@ -37,6 +45,11 @@ OUTCOMES = {
     3: "done, but some input could not be read, see above",
     130: "stopped",
 }
+
+
+NOT_GIVEN = "(leave it to the command)"
+SAME = MappingProxyType({"runs": "run"})
+"""Parameters that take what another one took before."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +163,9 @@ def guide(context: typer.Context) -> None:
             "the guide asks questions, but there is no terminal to ask on",
             hint="type a command instead: leukoscope --help lists them",
         )
-    Guide(commands_of(context.find_root().command), run_command).loop()
+    program = context.find_root().command
+    assert isinstance(program, TyperGroup)
+    Guide(commands_of(program), run_command).loop()
 
 
 def run_command(arguments: list[str]) -> int:
@@ -175,7 +190,7 @@ class Guide:
         remembered: Parameter name → file or folder that was named or made in this session.
     """
 
-    commands: Mapping[str, Any]
+    commands: Mapping[str, TyperCommand]
     run: Callable[[list[str]], int]
     remembered: dict[str, str] = field(default_factory=dict)
 
@@ -282,7 +297,7 @@ class Guide:
                 self.remembered[name] = path
 
 
-def _menu() -> list[Any]:
+def _menu() -> list[questionary.Choice]:
     """The lines of the menu, each with its group in front so that the filter finds both."""
     import questionary
 
@@ -314,3 +329,120 @@ def command_line(
             for value in values:
                 options += [parameter.option, value]
     return [*entry.command.split(), *placed, *options, *entry.fixed]
+
+
+def answer_to(question: questionary.Question) -> Any:
+    """The answer to a question; None if the person pressed Ctrl-C."""
+    return question.ask(kbi_msg="(back)")
+
+
+def ask(
+    parameter: CommandParameter,
+    command: str,
+    remembered: Mapping[str, str],
+    *,
+    insist: bool = False,
+) -> list[str] | None:
+    """Ask for the value of a parameter of a command.
+
+    Args:
+        parameter: The parameter.
+        command: Name of the command.
+        remembered: Parameter name → answer given earlier in this session.
+        insist: Whether an answer is required.
+
+    Returns:
+        The values, empty to leave it to the command; None if the person went back.
+    """
+    import questionary
+
+    insist = insist or parameter.required
+    text = f"{(parameter.help or parameter.name).replace('; may be repeated', '')}:"
+    default = remembered.get(SAME.get(parameter.name, parameter.name), parameter.default)
+    if parameter.kind == "flag":
+        answer = answer_to(questionary.confirm(text.replace(":", "?"), default=False))
+        return None if answer is None else ["yes"] if answer else []
+    offered = CHOICES.get(f"{command}.{parameter.name}", CHOICES.get(parameter.name))
+    choices = list(parameter.values) or (offered() if offered else [])
+    if choices:
+        return _choose(parameter, text, choices, default, insist)
+    answers: list[str] = []
+    while True:
+        answer = _type(parameter, text, default, insist and not answers)
+        if answer is None:
+            return None
+        if answer:
+            answers.append(answer)
+        if not answer or not parameter.many:
+            return answers
+        text, default = "Another one (empty: no more):", ""
+
+
+def _type(parameter: CommandParameter, text: str, default: str, insist: bool) -> str | None:
+    """Ask for one typed value; empty if nothing was typed, None if the person went back."""
+    import questionary
+
+    if parameter.kind == "path" or parameter.name == "images":
+        check = _exists(insist, parameter.default) if parameter.has_to_exist else _filled(insist)
+        # Completion on tab only: an open list of completions would swallow the first enter.
+        answer = answer_to(
+            questionary.path(text, default=default, validate=check, complete_while_typing=False)
+        )
+        return answer and str(Path(answer.strip()).expanduser() if answer.strip() else "")
+    check = _number(insist) if parameter.kind == "number" else _filled(insist)
+    answer = answer_to(questionary.text(text, default=default, validate=check))
+    return answer and str(answer).strip()
+
+
+def _choose(
+    parameter: CommandParameter, text: str, choices: list[str], default: str, insist: bool
+) -> list[str] | None:
+    import questionary
+
+    if parameter.many:
+        hint = "(space marks)" if insist else "(space marks; none: the default)"
+        check = _some if insist else lambda answer: True
+        marked = answer_to(questionary.checkbox(text, choices, instruction=hint, validate=check))
+    else:
+        options = choices if insist or default in choices else [NOT_GIVEN, *choices]
+        start = default if default in options else None
+        answer = answer_to(questionary.select(text, options, default=start))
+        marked = None if answer is None else [answer]
+    if marked is None:
+        return None
+    if OTHER in marked:
+        typed = answer_to(questionary.text(text, validate=_filled(True)))
+        if typed is None:
+            return None
+        marked = [*(name for name in marked if name != OTHER), typed.strip()]
+    return [name for name in marked if name != NOT_GIVEN]
+
+
+def _exists(insist: bool, default: str) -> Callable[[str], bool | str]:
+    def check(answer: str) -> bool | str:
+        if not answer.strip():
+            return "name a file or folder (tab completes)" if insist else True
+        path = Path(answer.strip()).expanduser()
+        # Whether the command's own default exists is for the command to say.
+        return path.exists() or answer.strip() == default or f"there is no {path}"
+
+    return check
+
+
+def _filled(insist: bool) -> Callable[[str], bool | str]:
+    return lambda answer: bool(answer.strip()) or not insist or "this is needed"
+
+
+def _some(answer: list[str]) -> bool | str:
+    return bool(answer) or "mark at least one"
+
+
+def _number(insist: bool) -> Callable[[str], bool | str]:
+    def check(answer: str) -> bool | str:
+        try:
+            float(answer)
+        except ValueError:
+            return "expected a number" if insist or answer.strip() else True
+        return True
+
+    return check

@@ -12,7 +12,7 @@ from leukoscope.cli.options import JsonOption, SetOption, YesOption
 
 if TYPE_CHECKING:
     from leukoscope.analyses.cleanup import CleanPlan, RunInfo
-    from leukoscope.analyses.loading_check import LoadingCheck
+    from leukoscope.analyses.doctor import LoadingCheck
     from leukoscope.learning.catalogue import ModelInfo
 
 recipes_app = typer.Typer(
@@ -124,7 +124,7 @@ def show_backbone(
     """Show one backbone and check that it loads: weights, one image through, Grad-CAM."""
     from dataclasses import asdict
 
-    from leukoscope.analyses.loading_check import check_loading
+    from leukoscope.analyses.doctor import check_loading
 
     check = check_loading(name, weights=weights, size_px=size_px)
     info = check.info

@@ -34,8 +34,8 @@ from leukoscope.core.errors import UsageError
 if TYPE_CHECKING:
     from leukoscope.config.study import StudyConfig
     from leukoscope.pipeline.remote_fits import Executor
-    from leukoscope.scale.launch import WorkerGroup
-    from leukoscope.study.result import StudyResult
+    from leukoscope.scale.fit_pool import WorkerGroup
+    from leukoscope.study.run import StudyResult
 
 EXPLANATION = """\
 leukoscope study DATA --out run
@@ -192,8 +192,7 @@ def study(
 
     Measures under every protocol that the data supports, looks for shortcuts, and gives a verdict.
     """
-    from leukoscope.scale.fit_pool import executor_of
-    from leukoscope.scale.launch import join_workers
+    from leukoscope.scale.fit_pool import executor_of, join_workers
     from leukoscope.study.options import study_config
 
     given = given_options(context)
@@ -247,8 +246,7 @@ def train(
 
     Writes checkpoints, history, predictions and statistics; no report.
     """
-    from leukoscope.scale.fit_pool import executor_of
-    from leukoscope.scale.launch import join_workers
+    from leukoscope.scale.fit_pool import executor_of, join_workers
     from leukoscope.study.options import study_config
 
     fit_executor = executor_of(executor, jobs)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from leukoscope.cli import options as opt
 from leukoscope.cli.console import command, given_options, say
@@ -96,14 +97,16 @@ def new(
     given: dict[str, object] = {key: value for key, value in chosen.items() if value}
     given["data"] = os.path.relpath(data.expanduser().resolve(), out.resolve().parent)
     shown = ", ".join(f"{row.name} ({row.images:,} images)" for row in found.classes)
-    program: Any = context.find_root().command
+    program = context.find_root().command
+    assert isinstance(program, TyperGroup)
     study = program.commands["study"]
+    assert isinstance(study, TyperCommand)
     write_text(out, study_text(study, given, f"Layout {found.layout}. Classes: {shown}.", out))
     say(f"study file  {out}")
     say(f"next        leukoscope study --config {out} --plan")
 
 
-def study_text(study: object, given: Mapping[str, object], found: str, name: Path) -> str:
+def study_text(study: TyperCommand, given: Mapping[str, object], found: str, name: Path) -> str:
     """The text of a study file: every option with its help, unset ones commented out.
 
     Args:
@@ -137,6 +140,7 @@ def use_study_file(context: typer.Context, path: Path | None) -> Path | None:
     """
     if path is not None and not context.resilient_parsing:
         try:
+            assert isinstance(context.command, TyperCommand)
             values = _read(path)
             if not _is_whole(values):
                 context.default_map = _defaults(context.command, values, path)
@@ -163,12 +167,12 @@ def whole_configuration(context: typer.Context, path: Path | None) -> StudyConfi
     return load_study_config(path)
 
 
-def _is_whole(values: Mapping[str, Any]) -> bool:
+def _is_whole(values: Mapping[str, object]) -> bool:
     """Whether values are those of a run's ``config.toml``, which holds whole recipes."""
     return "recipes" in values
 
 
-def keys_of(study: object) -> dict[str, CommandParameter]:
+def keys_of(study: TyperCommand) -> dict[str, CommandParameter]:
     """Key of a study file → parameter of the command ``study``."""
     return {
         parameter.option.removeprefix("--") or name: parameter
@@ -177,7 +181,7 @@ def keys_of(study: object) -> dict[str, CommandParameter]:
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such study file", hint="leukoscope new writes one")
     try:
@@ -186,7 +190,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML, {error}") from None
 
 
-def _defaults(study: Any, values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _defaults(study: TyperCommand, values: Mapping[str, Any], path: Path) -> dict[str, object]:
     """Python name of a parameter → value, with paths made absolute."""
     known = keys_of(study)
     defaults = {}

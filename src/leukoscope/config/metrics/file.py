@@ -14,7 +14,7 @@ from pydantic import Field
 
 from leukoscope.config.metrics.decisions import CalibrationResult, Decisions, PromiseResult
 from leukoscope.config.metrics.evidence import Control, Rejection, Shortcuts, Survival, Verdict
-from leukoscope.config.metrics.other_data import BundleDecisions, ForeignSplit, OtherData
+from leukoscope.config.metrics.other_data import BundleDecisions, ForeignSplit, OtherData, Subgroups
 from leukoscope.config.metrics.results import (
     Comparison,
     CurvePoint,
@@ -25,7 +25,6 @@ from leukoscope.config.metrics.results import (
     ProbeResult,
     Result,
 )
-from leukoscope.config.metrics.subgroups import Subgroups
 from leukoscope.config.stored import StoredFile, check_record
 from leukoscope.core.files import read_json
 

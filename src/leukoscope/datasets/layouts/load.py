@@ -14,16 +14,14 @@ from leukoscope.core.errors import LayoutError, UnknownNameError
 from leukoscope.core.known_classes import Role
 from leukoscope.core.labels import check_roles, class_title, order_classes, role_of
 from leukoscope.core.records import DESCRIBING_COLUMNS, Manifest
-from leukoscope.datasets.layouts.class_names import (
+from leukoscope.datasets.layouts.folder_levels import is_pattern, parse_pattern, read_folders
+from leukoscope.datasets.layouts.image_records import (
     clean_class_map,
     column_roles,
     few_groups,
     name_classes,
+    read_records,
 )
-from leukoscope.datasets.layouts.folder_levels import is_pattern, parse_pattern, read_folders
-from leukoscope.datasets.layouts.image_records import read_records
-from leukoscope.datasets.layouts.npz_images import NPZ, inspect_npz, unpack_npz
-from leukoscope.datasets.layouts.points import cut_points, has_points, inspect_points
 from leukoscope.datasets.layouts.published import (
     find_annotations,
     has_signed_slides,
@@ -54,6 +52,14 @@ from leukoscope.datasets.layouts.rules import (
     list_files,
     read_path,
     why_class,
+)
+from leukoscope.datasets.layouts.unpacked import (
+    NPZ,
+    cut_points,
+    has_points,
+    inspect_npz,
+    inspect_points,
+    unpack_npz,
 )
 
 __all__ = ["LAYOUTS", "ClassRow", "FolderRow", "Inspection", "inspect_dataset", "load_dataset"]

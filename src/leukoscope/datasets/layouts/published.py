@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from leukoscope.core.errors import LayoutError
 from leukoscope.core.labels import open_name, resolve_class
@@ -134,7 +133,7 @@ def patient_key(text: str) -> str:
 
 
 def _joined(item: Placed, row: Mapping[str, str]) -> Placed:
-    known: dict[str, Any] = {
+    known: dict[str, str] = {
         name: row[name] for name in DESCRIBING_COLUMNS if row.get(name) and not getattr(item, name)
     }
     there = dict(item.further)

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from leukoscope.core.errors import LayoutError
 from leukoscope.core.files import csv_value, leaves_folder, read_json, sha256_file
@@ -29,6 +29,7 @@ from leukoscope.datasets.layouts.rules import (
     cnmc_name,
     is_image_name,
     part_of,
+    provenance_path,
     twin_key,
     why_class,
 )
@@ -91,10 +92,10 @@ def _place_file(name: str, steps: PathMeaning) -> Placed:
     elif named and steps.label and name_label != steps.label:
         excluded = f"the folder says {steps.label}, the file name {name_label}"
     found = steps.class_folder or ("UID_…" if name_label else "")
-    columns: dict[str, Any] = {**dict(steps.named), **({"patient_id": patient} if patient else {})}
+    columns: dict[str, str] = {**dict(steps.named), **({"patient_id": patient} if patient else {})}
     return Placed(
         name, found, "" if steps.label else name_label, given_part=steps.given_part,
-        excluded=excluded, no_class=no_class, **columns,
+        excluded=excluded, no_class=no_class, further=(), **columns,
     )  # fmt: skip
 
 
@@ -308,7 +309,7 @@ def place_manifest(path: Path, target: str = "") -> Placement:
                 f"{path}, line {line}: expected a split of train, val, test or fold_<number>, "
                 f"found {split!r}"
             )
-        describing: dict[str, Any] = {name: row.get(name, "") for name in DESCRIBING_COLUMNS}
+        describing: dict[str, str] = {name: row.get(name, "") for name in DESCRIBING_COLUMNS}
         placed.append(
             Placed(
                 below, row.get("label", ""), "", row.get("patient_id", ""),
@@ -389,9 +390,10 @@ def place_by_pattern(listing: Listing, pattern: PathPattern) -> Placement:
                 f"found {split!r}",
                 hint="write * in its place in --layout",
             )
-        columns: dict[str, Any] = {FIELDS[key]: value for key, value in found.items()}
-        columns["given_part"] = part_of(split) or _part_above(name)
-        placed.append(Placed(name, no_class="in no class folder", **columns))
+        columns: dict[str, str] = {FIELDS[key]: value for key, value in found.items()}
+        above = map(part_of, PurePosixPath(name).parts[:-1])
+        columns["given_part"] = part_of(split) or next(filter(None, above), "")
+        placed.append(Placed(name, no_class="in no class folder", further=(), **columns))
     if len(left) == len(images):
         shown = f", e.g. {left[0]}" if left else ""
         raise LayoutError(
@@ -406,16 +408,6 @@ def place_by_pattern(listing: Listing, pattern: PathPattern) -> Placement:
             f"{left[0]}"
         )
     return Placement(placed, warnings)
-
-
-def _part_above(name: str) -> str:
-    """The part that a folder on the way names, or empty."""
-    return next((p for p in map(part_of, PurePosixPath(name).parts[:-1]) if p), "")
-
-
-def provenance_path(path: Path) -> Path:
-    """Where a corrected manifest says what was changed (``leukoscope relabel --apply``)."""
-    return path.with_name(f"{path.stem}.provenance.json")
 
 
 def _corrected(path: Path) -> list[str]:

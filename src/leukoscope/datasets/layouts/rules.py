@@ -357,3 +357,8 @@ def why_class(found: str, label: str, class_map: Mapping[str, str] | None) -> st
     if label in CLASSES and open_name(found).rstrip("s") == label.rstrip("s"):
         return f"a known name of {class_title(label)}"
     return "said by the file names"
+
+
+def provenance_path(path: Path) -> Path:
+    """Where a corrected manifest says what was changed (``leukoscope relabel --apply``)."""
+    return path.with_name(f"{path.stem}.provenance.json")

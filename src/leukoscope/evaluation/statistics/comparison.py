@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -73,7 +73,7 @@ class Comparison:
     verdict: DifferenceVerdict  # what the test says of the first against the second
     n: int  # number of images that both have
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For ``metrics.json``."""
         return {
             "metric": self.metric,
@@ -216,7 +216,7 @@ class PairedTests:
     mcnemar_p: float | None
     delong: DeLong | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For a JSON file."""
         return asdict(self)
 

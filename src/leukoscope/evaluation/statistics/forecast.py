@@ -41,7 +41,7 @@ class Forecast:
     median_n: float  # median number of images in a group
     reliable: bool  # False where fewer than ``MIN_GROUPS`` groups were seen
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For ``metrics.json``."""
         return {
             "value": self.value,
@@ -240,7 +240,7 @@ def forecasts(
     found: Mapping[str, Estimate],
     *,
     how: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Prediction intervals of the other data's accuracy and ROC AUC, from the study's own images.
 
     The accuracy is that of the images of as many new groups, of the sizes that the other data has
@@ -267,7 +267,7 @@ def forecasts(
     rows = np.isin(inside.y_true, shared)
     y, probs, labels = inside.y_true[rows], inside.probs[rows], np.array(groups)[rows]
     sizes = list(Counter(new_groups).values())
-    result: dict[str, Any] = {"unit": unit, "n_units": len(sizes)}
+    result: dict[str, object] = {"unit": unit, "n_units": len(sizes)}
     how = {**how, "folds": len(set(inside.fold.tolist()))}
     plain = {name: how[name] for name in ("confidence", "seed", "folds")}
     try:
@@ -289,7 +289,7 @@ def forecasts(
     return result
 
 
-def _judged(forecast: Mapping[str, Any], found: Estimate) -> dict[str, Any]:
+def _judged(forecast: Mapping[str, Any], found: Estimate) -> dict[str, object]:
     """A forecast with what came out of it."""
     held = found.value is not None and forecast["low"] <= found.value <= forecast["high"]
     kept = {key: forecast[key] for key in ("value", "low", "high", "reliable")}

@@ -6,7 +6,6 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -54,7 +53,7 @@ def merge_members(graphs: Sequence[bytes]) -> bytes:
         if all(output.name in {o.name for o in model.graph.output} for model in models)
     ]
     nodes, functions = [], []
-    tensors: dict[bytes, Any] = {}
+    tensors: dict[bytes, onnx.TensorProto] = {}
     for number, model in enumerate(models):
         part = compose.add_prefix(model, f"member{number}/", rename_inputs=False)
         same = _known_tensors(part.graph.initializer, tensors)
@@ -110,7 +109,9 @@ def mean_logits(
     return np.asarray(np.log(np.maximum(mean, SMALLEST)), np.float32)
 
 
-def _known_tensors(found: Sequence[Any], tensors: dict[bytes, Any]) -> dict[str, str]:
+def _known_tensors(
+    found: Sequence[onnx.TensorProto], tensors: dict[bytes, onnx.TensorProto]
+) -> dict[str, str]:
     """Name of each tensor → name of the one to use; tensors not met before are added."""
     names = {}
     for tensor in found:
@@ -122,8 +123,8 @@ def _known_tensors(found: Sequence[Any], tensors: dict[bytes, Any]) -> dict[str,
     return names
 
 
-def _check_alike(models: Sequence[Any]) -> None:
-    def described(model: Any) -> dict[str, Any]:
+def _check_alike(models: Sequence[onnx.ModelProto]) -> None:
+    def described(model: onnx.ModelProto) -> dict[str, object]:
         shapes = {
             value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
             for value in (*model.graph.input, *model.graph.output)

@@ -386,11 +386,11 @@ class InputStore:
         self,
         path: Path,
         step: str,
-        compute: Callable[[Callable[[int, int], None]], NDArray[Any]],
+        compute: Callable[[Callable[[int, int], None]], NDArray[np.generic]],
     ) -> NDArray[Any]:  # fmt: skip
         if path.is_file():
             try:
-                stored: NDArray[Any] = np.load(path, allow_pickle=False)
+                stored: NDArray[np.generic] = np.load(path, allow_pickle=False)
                 return stored
             except (ValueError, OSError, EOFError):
                 path.unlink()  # damaged: compute it again

@@ -93,7 +93,7 @@ _OTHER_FONTS = (
     "Hiragino Sans", "Nirmala UI",
 )  # fmt: skip
 
-_RC: dict[Any, Any] = {
+_RC: dict[Any, object] = {
     "font.size": 9.0,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
@@ -284,7 +284,7 @@ def figure_svg(figure: Figure, name: str) -> str:
     _typeset_powers(figure)
     for points in figure.findobj(PathCollection):
         points.set_rasterized(np.size(points.get_offsets()) > 2 * MOST_POINTS)
-    how: dict[Any, Any] = {"text.parse_math": True, "svg.fonttype": "none", "svg.hashsalt": name}
+    how: dict[Any, object] = {"text.parse_math": True, "svg.fonttype": "none", "svg.hashsalt": name}
     out = io.StringIO()
     with matplotlib.rc_context(how), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")

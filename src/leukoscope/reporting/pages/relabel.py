@@ -1,9 +1,16 @@
-"""The page in which a person goes through a relabel queue; it opens offline and sends nothing."""
+"""The pages on which a person goes through a relabel queue or a patient's cells.
+
+They open offline and send nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
 
 from leukoscope.config.relabel_queue import ListName, Queue
 from leukoscope.core.errors import ImageError
@@ -21,6 +28,10 @@ LISTS: Mapping[ListName, str] = {
     "uncertain": "least certain",
     "ood": "unlike the others",
 }
+
+
+CELL_PX = 96
+CELL_QUALITY = 80
 
 
 def write_relabel_page(
@@ -69,3 +80,78 @@ def picture_uri(path: Path | None) -> str:
     except ImageError:
         image = None
     return "" if image is None else thumb_uri(image, PICTURE_PX, QUALITY)
+
+
+class SheetCell(TypedDict):
+    """A cell of a sheet, as a model saw it and as a person may have corrected it."""
+
+    image_id: str
+    path: str
+    box: tuple[int, int, int, int] | None
+    predicted: str
+    p: float
+    decision: str
+    corrected: str | None
+    excluded: bool
+
+
+class Sheet(TypedDict):
+    """What the sheet of a patient holds."""
+
+    patient: str
+    sha256: str
+    model: str
+    class_names: list[str]
+    unreadable: list[dict[str, str]]
+    cells: list[SheetCell]
+
+
+def write_cell_sheet(path: Path, sheet: Sheet) -> None:
+    """Write the sheet of one patient, every cell inside as a small JPEG.
+
+    Args:
+        path: The HTML file.
+        sheet: What it holds; pictures are read from the paths of its cells.
+    """
+    pictures = _pictures(sheet["cells"])
+    cells = [
+        {**cell, "path": Path(cell["path"]).name, "picture": picture}
+        for cell, picture in zip(sheet["cells"], pictures, strict=True)
+    ]
+    classes = [{"name": name, "title": class_title(name)} for name in sheet["class_names"]]
+    data = {"sha256": sheet["sha256"], "patient": sheet["patient"], "classes": classes,
+            "cells": cells}  # fmt: skip
+    page = render_page(
+        "cells.html.j2",
+        ("corrections.js", "cells.js"),
+        title=f"Cells of {sheet['patient']}",
+        sheet=sheet,
+        data=embedded_json(data),
+    )
+    write_text(path, page)
+
+
+def _pictures(cells: Sequence[SheetCell]) -> list[str]:
+    """A ``data:`` URI of each cell, in order; an image with several cells is decoded once."""
+    made, last, image = [], "", None
+    for cell in cells:
+        if cell["path"] != last:
+            last, image = cell["path"], _decoded(cell["path"])
+        cut = None if image is None else _cut(image, cell["box"])
+        made.append("" if cut is None or not cut.size else thumb_uri(cut, CELL_PX, CELL_QUALITY))
+    return made
+
+
+def _decoded(path: str) -> NDArray[np.uint8] | None:
+    try:
+        return decode_image(Path(path)).image
+    except ImageError:
+        return None
+
+
+def _cut(image: NDArray[np.uint8], box: tuple[int, int, int, int] | None) -> NDArray[np.uint8]:
+    """The box of the image, as far as it lies inside."""
+    if box is None:
+        return image
+    x, y, width, height = box
+    return image[max(0, y) : y + height, max(0, x) : x + width]

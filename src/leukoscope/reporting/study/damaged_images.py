@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from leukoscope.config.bundle import Envelope, EnvelopeLimit
+from leukoscope.config.guarantees import Envelope, EnvelopeLimit
 from leukoscope.config.robustness import ConditionMetric, DamagedModel, RobustnessFile
 from leukoscope.reporting.content import (
     Block,

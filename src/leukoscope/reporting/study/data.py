@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from leukoscope.reporting.content import (
     Bullets,
     Code,
     Column,
+    Entry,
     Field,
     Folded,
     Heading,
@@ -161,7 +161,7 @@ def parts(study: Study) -> Table | None:
     )  # fmt: skip
 
 
-def part_sizes(folds_of: Callable[[Any], Sequence[Mapping[str, int]]]) -> list[Field]:
+def part_sizes(folds_of: Callable[[Entry], Sequence[Mapping[str, int]]]) -> list[Field]:
     """A column for each part of a split: its images, the mean of the folds.
 
     Args:

@@ -20,14 +20,15 @@ from leukoscope.reporting.content import (
     Section,
     present,
 )
-from leukoscope.reporting.figures.classification import ReliabilityPanel, reliability_diagrams
-from leukoscope.reporting.figures.decisions import (
+from leukoscope.reporting.figures.classification import (
     BenefitPanel,
     CoverageMark,
     CoveragePanel,
+    ReliabilityPanel,
     RiskLine,
     coverage_chart,
     net_benefit_chart,
+    reliability_diagrams,
     risk_coverage_chart,
 )
 from leukoscope.reporting.formats import difference, number, plural, sizes

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from leukoscope.config.explanations import Explanation, FeatureMap
-from leukoscope.config.heat_map_audit import (
+from leukoscope.config.explanations import (
     AuditFile,
     AuditSettings,
+    Explanation,
+    FeatureMap,
     MapSummary,
     MaskKind,
     MeanScore,
@@ -42,8 +43,7 @@ from leukoscope.reporting.content import (
     value,
 )
 from leukoscope.reporting.figures.example_grids import load_thumb
-from leukoscope.reporting.figures.feature_maps import feature_figure
-from leukoscope.reporting.figures.heatmaps import METHOD_TITLES, audit_figure
+from leukoscope.reporting.figures.heatmaps import METHOD_TITLES, audit_figure, feature_figure
 from leukoscope.reporting.formats import (
     UNRELIABLE_NOTE,
     count,

@@ -47,9 +47,9 @@ from leukoscope.reporting.formats import (
     plural,
 )
 from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.result_tables import subgroup_blocks
 from leukoscope.reporting.study.results import panel_title
 from leukoscope.reporting.study_files import Study
-from leukoscope.reporting.subgroups import subgroup_blocks
 
 EXTERNAL_METRICS = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss", "ece")
 FORECAST = ("accuracy", "roc_auc")

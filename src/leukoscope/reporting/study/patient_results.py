@@ -22,7 +22,7 @@ from leukoscope.reporting.content import (
     text,
     value,
 )
-from leukoscope.reporting.figures.subjects import PatientLine, patient_chart
+from leukoscope.reporting.figures.data import PatientLine, patient_chart
 from leukoscope.reporting.formats import interval, plural, sizes
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study_files import Study

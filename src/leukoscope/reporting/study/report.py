@@ -1,32 +1,219 @@
-"""The report of a study: one page that opens offline, the same as text, and the model card."""
+"""The report of a study: one page that opens offline, the same as text, and the model card.
+
+Its first screen says the verdict, what the accuracy is made of, and what to do next.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
+from leukoscope.config.metrics.evidence import SourceVerdict
+from leukoscope.config.metrics.results import Estimate, NextUnit, Result
 from leukoscope.core.files import write_text
+from leukoscope.core.protocols import PROTOCOLS, SEPARATING, WORDS
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting.content import Head, References, Section, Tab, Terms
-from leukoscope.reporting.formats import count
+from leukoscope.evaluation.verdict.rule import judged_protocols, protocol_scores
+from leukoscope.reporting.content import (
+    STATUS_SIGNS,
+    Block,
+    Head,
+    Headline,
+    Ranges,
+    References,
+    Section,
+    Span,
+    Steps,
+    Tab,
+    Terms,
+)
+from leukoscope.reporting.formats import (
+    count,
+    finite,
+    interval,
+    lower_first,
+    number,
+    plural,
+    upper_first,
+)
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
 from leukoscope.reporting.study import (
     data,
     decisions,
     examples,
-    first_screen,
     models,
     patient_results,
     results,
     study_patients,
 )
-from leukoscope.reporting.study.card import card_text
-from leukoscope.reporting.study.checklists import write_checklists
+from leukoscope.reporting.study.card import card_text, write_checklists
 from leukoscope.reporting.study.damaged_images import robustness
 from leukoscope.reporting.study.other_data import external, rejection
-from leukoscope.reporting.study.shortcuts import probe_metrics, shortcuts, why
+from leukoscope.reporting.study.shortcuts import SIGNS, chance_level, probe_metrics, shortcuts, why
 from leukoscope.reporting.study_files import Study, load_study
-from leukoscope.reporting.wording import GLOSSARY, REFERENCES
+from leukoscope.reporting.wording import GLOSSARY, REFERENCES, level_title
+
+STEPS = 3
+SOURCE_LABELS: Mapping[str, str] = {
+    "ground": "Ground, no cells",
+    "grain": "Grain, sharpness",
+    "frame": "Frame, scale bar",
+    "file": "File format, size",
+    "stain": "Stain colour",
+}
+"""Each source of shortcut where space is scarce."""
+REMEDIES: Mapping[str, str] = {
+    "ground": "take images of every class from the same slides and sessions, or train on cells "
+    "alone (`--recipe cells`)",
+    "grain": "use the original files of one camera and one compression for every class",
+    "frame": "crop away rims and scale bars, and photograph every class with the same optics",
+    "file": "store every class in one format, size and quality",
+    "stain": "stain every class in the same laboratory and runs, or add such images",
+}
+"""What removes a source of shortcut from the data."""
+
+
+def headline(study: Study) -> Headline:
+    """The verdict in one sentence."""
+    verdict = study.metrics.verdict
+    word, sign = level_title(verdict.level)
+    level = verdict.level.removesuffix("-by-clusters")
+    scores, mark, conclusion = verdict.headline.partition("; ")
+    if not mark:
+        scores, conclusion = "", verdict.headline
+    return Headline(level, f"Verdict: {word}", sign, conclusion, scores + mark.strip())
+
+
+def lead(study: Study) -> list[Block]:
+    """What the accuracy is made of, and what to do next."""
+    blocks: list[Block] = []
+    accuracy, sources = _accuracy(study), _sources(study)
+    blocks += [found for found in (accuracy, sources) if found.spans]
+    steps = tuple(_steps(study))[:STEPS]
+    return [*blocks, *([Steps("Do next", steps)] if steps else [])]
+
+
+def _first(study: Study) -> dict[str, Result]:
+    """The results of the judged recipe by protocol, from the mildest on."""
+    recipe = study.results[0].recipe if study.results else ""
+    return {entry.protocol: entry for entry in study.results if entry.recipe == recipe}
+
+
+def _judged(study: Study) -> str:
+    """The strictest protocol that the verdict rests on; empty without one."""
+    found = judged_protocols(protocol_scores(list(_first(study).values())))
+    return found[0] if found else ""
+
+
+def _accuracy(study: Study) -> Ranges:
+    """From random splits to the next unit."""
+    spans, chance = [], chance_level(study)
+    for protocol, entry in _first(study).items():
+        found = entry.metrics.get("accuracy")
+        if found is not None and found.value is not None:
+            label = WORDS[protocol].label if protocol in WORDS else protocol
+            spans.append(_span(upper_first(label), found, "mean"))
+    last = _first(study).get(_judged(study))
+    if last is not None and isinstance(last.next_unit, NextUnit):
+        spans.append(_span(f"Next {last.next_unit.unit}", last.next_unit, "next"))
+    return Ranges(
+        f"What the accuracy is made of ({study.level} intervals)",
+        tuple(spans),
+        chance,
+        f"always naming the largest class, {number(chance, 'accuracy')}",
+    )
+
+
+def _span(label: str, found: Estimate, tone: str, word: str = "") -> Span:
+    said = f"{word} {interval(found, 'accuracy')}".strip()
+    return Span(label, said, finite(found.value), finite(found.low), finite(found.high), tone)
+
+
+def _sources(study: Study) -> Ranges:
+    """What each source of shortcut explains of the model's advantage, where it is judged."""
+    spans = []
+    for source in study.metrics.verdict.sources:
+        sign = SIGNS[source.status]
+        label, tone = SOURCE_LABELS[source.source], STATUS_SIGNS[sign[0]]
+        if source.share is None or source.share.value is None:
+            spans.append(Span(label, sign, None, tone=tone))
+        else:
+            spans.append(_span(label, source.share, tone, sign[0]))
+    known = PROTOCOLS.get(study.metrics.verdict.protocol or "")
+    where = f", {known.setting_label}" if known else ""
+    return Ranges(
+        f"Explained without any cell{where}",
+        tuple(spans),
+        0.5,
+        "half of the advantage over chance: ✗ shown above, ✓ below, ? open",
+    )
+
+
+def _steps(study: Study) -> Iterator[tuple[str, str]]:
+    """What to do, the most urgent first; computed from the verdict."""
+    verdict = study.metrics.verdict
+    if study.metrics.data_errors:
+        yield "Correct the data:", study.metrics.data_errors[0]
+    control = study.metrics.control
+    if control is not None and control.passed is False:
+        yield (
+            "Find the leak:",
+            "with labels dealt at random nothing may be learned; compare `splits.csv` with the "
+            "duplicates and patients in `passport.json`.",
+        )
+    shown = [source for source in verdict.sources if source.status == "shown"]
+    for source in sorted(shown, key=_size, reverse=True)[:2]:
+        label = lower_first(SOURCE_LABELS[source.source])
+        yield f"Remove “{label}” as a clue:", f"{REMEDIES[source.source]}."
+    yield from _what_to_quote(study)
+    for need in verdict.needs:
+        yield "To settle what is open:", f"{need.rstrip('.')}."
+    yield from _later(study)
+
+
+def _size(source: SourceVerdict) -> float:
+    return (source.share.value if source.share else None) or 0.0
+
+
+def _what_to_quote(study: Study) -> Iterator[tuple[str, str]]:
+    """Which figure to report, where the random split flatters."""
+    results, judged = _first(study), _judged(study)
+    mild, hard = results.get("random"), results.get(judged)
+    if mild is None or hard is None or judged not in SEPARATING:
+        return
+    inflated = [
+        row
+        for row in (study.metrics.shortcuts.inflation if study.metrics.shortcuts else ())
+        if row.protocol == judged and row.verdict == "better"
+    ]
+    if inflated:
+        accuracy = [number(e.metrics["accuracy"].value, "accuracy") for e in (hard, mild)]
+        setting = PROTOCOLS[judged].setting_label
+        yield f"Quote {accuracy[0]} ({setting}),", f"not the {accuracy[1]} of a random split."
+
+
+def _later(study: Study) -> Iterator[tuple[str, str]]:
+    """What remains to be done in any study."""
+    name = study.run.path.name
+    if "grouped" not in study.protocols and not study.metrics.foreign:
+        yield (
+            "Name the patients:",
+            "a manifest column `patient_id`, or `--layout '{class}/{patient}_*.png'`.",
+        )
+    if not study.metrics.external:
+        yield (
+            "Measure it elsewhere:",
+            f"`leukoscope evaluate {name}/bundle OTHER_DATA` on images of another laboratory.",
+        )
+    scores = study.harshest(study.recipes[0])[1] if study.recipes else None
+    if scores is not None and study.row == "image":
+        wrong = int((scores.y_pred != scores.y_true).sum())
+        if wrong:
+            yield (
+                "Look at the mistakes:",
+                f"{plural(wrong, 'image')} under “Where it looks”; `leukoscope relabel {name}` "
+                "lists labels that are likely wrong.",
+            )
 
 
 def write_report(run: RunFolder, *, progress: Callable[[int, int], None] | None = None) -> None:
@@ -86,8 +273,8 @@ def head(study: Study) -> Head:
         title=f"Leukoscope study of {study.name}",
         name=study.name,
         facts=facts,
-        headline=first_screen.headline(study),
-        lead=first_screen.lead(study),
+        headline=headline(study),
+        lead=lead(study),
     )
 
 

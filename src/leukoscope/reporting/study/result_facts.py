@@ -12,7 +12,7 @@ from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.reporting import result_tables
 from leukoscope.reporting.formats import count, metric_title, plural
-from leukoscope.reporting.result_tables import sample
+from leukoscope.reporting.result_tables import in_words, sample, subgroup_tables
 from leukoscope.reporting.study import (
     damaged_images,
     decision_tables,
@@ -24,7 +24,6 @@ from leukoscope.reporting.study import (
 from leukoscope.reporting.study.results import can_show, cannot_show
 from leukoscope.reporting.study.study_facts import Answer, answer, listed, shown
 from leukoscope.reporting.study_files import Study
-from leukoscope.reporting.subgroups import in_words, subgroup_tables
 
 EXTERNAL = "external"
 

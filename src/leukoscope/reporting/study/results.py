@@ -27,12 +27,11 @@ from leukoscope.reporting.content import (
     present,
 )
 from leukoscope.reporting.figures.classification import confusion_matrices, roc_curves
-from leukoscope.reporting.figures.cluster_curve import CurveLine, cluster_curve
+from leukoscope.reporting.figures.data import CurveLine, cluster_curve
 from leukoscope.reporting.formats import DASH, count, metric_title, number, plural, sizes
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.result_tables import sample
+from leukoscope.reporting.result_tables import sample, subgroup_blocks
 from leukoscope.reporting.study_files import History, Study
-from leukoscope.reporting.subgroups import subgroup_blocks
 
 MOST_RECIPES = 3  # with figures of their own; tables name all
 MOST_RECIPES_BY_FOLD = 8

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any
 
 from leukoscope.config.recipe import (
     EnsembleTraining,
@@ -20,7 +19,7 @@ from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.records import PARTS, Fold
 from leukoscope.datasets.split_checks import count_shared
-from leukoscope.reporting.content import Table
+from leukoscope.reporting.content import JsonRecord, Table
 from leukoscope.reporting.formats import count, number, plural
 from leukoscope.reporting.study import data
 from leukoscope.reporting.study_files import Study
@@ -497,7 +496,7 @@ def poor_input(study: Study) -> Answer | None:
     )
 
 
-def _bundle(study: Study) -> Mapping[str, Any]:
+def _bundle(study: Study) -> JsonRecord:
     path = study.run.bundle / "bundle.json"
     record = read_json(path) if path.is_file() else {}
     return record if isinstance(record, dict) else {}

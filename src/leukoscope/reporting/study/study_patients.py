@@ -19,7 +19,7 @@ from leukoscope.reporting.content import (
     Section,
     Table,
 )
-from leukoscope.reporting.figures.subjects import PatientLine
+from leukoscope.reporting.figures.data import PatientLine
 from leukoscope.reporting.formats import count, interval, number, plural, upper_first
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study.patient_results import draw_patients
