@@ -20,6 +20,7 @@ from leukoscope.core.errors import (
     DataError,
     MissingExtraError,
     UsageError,
+    WeightsError,
 )
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.records import ImageRecord, Manifest, load_folds
@@ -410,6 +411,18 @@ def test_without_torch_a_study_says_so_before_the_audit(
     ):
         run_study(phantoms, tmp_path / "run", **OPTIONS)
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_there_are_said_before_the_audit(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    steps: list[str] = []
+    with pytest.raises(WeightsError, match="no such weights file"):
+        run_study(
+            phantoms, tmp_path / "run", recipes=["quick"], weights="gone.safetensors",
+            listener=lambda step, *_: steps.append(step),
+        )  # fmt: skip
+    assert steps == []
 
 
 def test_a_study_without_bundle_saves_the_last_fit_and_still_reports(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from leukoscope.config.preprocess import PreprocessSpec
-from leukoscope.config.recipe import ModelConfig
+from leukoscope.config.recipe import ModelConfig, Recipe
 from leukoscope.core.errors import ConfigError
 from leukoscope.learning.catalogue import BACKBONES, ModelInfo, list_models
 from leukoscope.learning.feature_models import FeatureHead
@@ -402,6 +402,22 @@ def build_network(config: ModelConfig, *, num_classes: int, size_px: int, seed: 
             weights_record=record,
         )
     return network.eval()
+
+
+def check_networks(recipes: Iterable[Recipe]) -> None:
+    """Build the network of each recipe once, so that what cannot be built is said at once.
+
+    Raises:
+        UnknownNameError: No such backbone here or in timm.
+        WeightsError: The weights are not at hand or do not fit.
+        ConfigError: The backbone cannot work at this size.
+    """
+    seen: list[tuple[ModelConfig, int]] = []
+    for recipe in recipes:
+        key = (recipe.model, recipe.preprocess.size_px)
+        if key not in seen:
+            seen.append(key)
+            build_network(recipe.model, num_classes=2, size_px=recipe.preprocess.size_px)
 
 
 @contextmanager

@@ -143,10 +143,13 @@ def _run_steps(
     report: bool,
 ) -> StudyResult:
     """Everything from the audit to the report."""
+    from leukoscope.learning.backbones import check_networks
     from leukoscope.learning.trackers import check_trackers, track_report
 
     _open_folder(run, config, resume)
     check_trackers(config.recipes, run.path)
+    if not run.passport.is_file():
+        check_networks(config.recipes)  # now, not after an audit of thousands of files
     with progress.step("audit"):
         found = audited_in(run, config, progress)
     images = labelled(found, config)

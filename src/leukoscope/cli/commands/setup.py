@@ -52,7 +52,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for phantoms and run.")] = Path(
         "demo"
     ),
-    images: Annotated[int, typer.Option(help="Number of phantom fields.")] = 160,
+    images: Annotated[int, typer.Option(help="Number of phantom fields.")] = 96,
 ) -> None:
     """Do everything once on drawn smears, in minutes.
 
