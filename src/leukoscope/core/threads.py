@@ -68,7 +68,8 @@ def one_blas_thread() -> AbstractContextManager[object]:
     Those of small fits are too thin to share: threads that wait for each other make a fit three
     times slower on idle cores, and thirty times on busy ones.
     """
-    return _linear_algebra().limit(limits=1, user_api="blas")
+    limited: AbstractContextManager[object] = _linear_algebra().limit(limits=1, user_api="blas")
+    return limited
 
 
 @cache
