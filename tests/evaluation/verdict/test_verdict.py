@@ -138,8 +138,8 @@ def test_a_study_that_earned_it_is_plausible() -> None:
     assert found["level"] == "plausible"
     assert found["headline"] == (
         "200 images: 92.0 % on random splits, 90.0 % when whole patients are held out; ground, "
-        "grain, frame, file and stain were each shown to give less than half of what it is better "
-        "than chance: no shortcut was found, which does not prove that there is none."
+        "grain, frame, file and stain were each shown to give less than half of the model's "
+        "advantage over chance: no shortcut was found, which does not prove that there is none."
     )
     assert [row["status"] for row in found["sources"]] == ["refuted"] * 5
     assert (found["protocol"], found["unit"], found["needs"]) == ("grouped", "patient", [])
@@ -150,7 +150,7 @@ def test_a_study_that_earned_it_is_plausible() -> None:
 def test_a_source_that_gives_more_than_half_is_unsafe(source: str) -> None:
     found = judge(study(sources=with_share(share(source, 0.7))))
     assert found["level"] == "unsafe"
-    assert "gives 70 % (60 to 80 %) of what the model is better than chance" in found["headline"]
+    assert "gives 70 % (60 to 80 %) of the model's advantage over chance" in found["headline"]
     assert {row["source"]: row["status"] for row in found["sources"]}[source] == "shown"
 
 

@@ -159,8 +159,8 @@ def _against(
         return []
     said = join([f"{SOURCE_WORDS[s.source]} {share_text(s.share)}" for s in shown])
     return [
-        f"by itself {said} of what the model is better than chance: its score may come from how "
-        "the images were made, not from the cells"
+        f"by itself {said} of the model's advantage over chance: its score may come from how the "
+        "images were made, not from the cells"
     ]
 
 
@@ -292,8 +292,8 @@ def _conclusion(
         refuted = [source.source for source in sources if source.status == "refuted"]
         return (
             f"{join(refuted)} {'were each' if len(refuted) > 1 else 'was'} shown to give less than "
-            "half of what it is better than chance: no shortcut was found, which does not prove "
-            "that there is none."
+            "half of the model's advantage over chance: no shortcut was found, which does not "
+            "prove that there is none."
         )
     if level == "plausible-by-clusters":
         return (
