@@ -5,7 +5,7 @@ survives. Each module is tried with its own tests and doctests alone, in a folde
 run that was stopped goes on where it was. Install mutmut first; it is no part of the environment.
 
 python benchmarks/mutation.py run WORK [MODULE …]       # hours for all; low priority
-python benchmarks/mutation.py table WORK > docs/results/mutation.md
+python benchmarks/mutation.py table WORK                # writes docs/results/mutation.md
 python benchmarks/mutation.py survivors WORK MODULE     # what each survivor changed
 """
 
@@ -24,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src/leukoscope/evaluation")
+PAGE = ROOT / "docs/results/mutation.md"
 MODULES = {
     "statistics/metrics": ("statistics/test_metrics", "test_aggregation"),
     "statistics/limits": ("statistics/test_limits",),
@@ -56,6 +57,8 @@ _TYPE = "the values have that type already, or are turned into it later"
 _TIES = "the order of equal values does not matter, and short arrays are sorted stably anyway"
 _AXIS = "the last axis is the default"
 _ROUNDING = "differs only where two numbers agree to the last bits"
+_MORE = "more is computed than is read"
+_EQUAL_LENGTHS = "the columns are made with equal lengths"
 _CANCELS = "a constant factor: the distribution is divided by its sum"
 LOOKED_AT = (
     ("calibration/conformal", "unseen_quantile", _TYPE, (3, 5, 14, 16)),
@@ -78,10 +81,29 @@ LOOKED_AT = (
     ("examples", "margin_uncertainty", _TYPE, (7, 9)),
     ("examples", "review_order", _TYPE, (8, 10, 12, 14)),
     ("examples", "review_order", _TIES, (16, 18, 20)),
+    ("feature_space", "neighbour_purity", _AXIS, (42, 78)),
+    ("feature_space", "neighbour_purity", "NumPy reads the first letter of the name", (52,)),
+    ("feature_space", "pairwise", _TYPE, (2, 4, 8, 10)),
+    ("feature_space", "pca_map", _ROUNDING, (6,)),
+    ("feature_space", "tsne_map", "nothing is drawn at random; the default start", (5, 7, 8)),
     ("robustness", "mean_corruption_error", _TYPE, (4, 6, 13, 15, 23, 25, 38, 44, 46)),
     ("robustness", "is_beyond", "the first of the two conditions meets nothing but False", (7,)),
     ("statistics/hierarchy", "split_levels", _TYPE, (3, 5)),
     ("statistics/hierarchy", "hierarchy_metrics", _TYPE, (69,)),
+    ("statistics/leaderboard", "bootstrap_ranks", _TYPE, (5, 7)),
+    ("statistics/leaderboard", "bootstrap_ranks", _MORE, (27, 49)),
+    ("statistics/leaderboard", "bootstrap_ranks", _EQUAL_LENGTHS, (100, 105, 106)),
+    ("statistics/leaderboard", "_ranks", _TYPE, (25, 27)),
+    ("statistics/leaderboard", "exchange_test", _TYPE, (38, 55, 57, 119)),
+    ("statistics/leaderboard", "exchange_test", "the size of a difference alone counts", (41,)),
+    ("statistics/leaderboard", "exchange_test", "the long way gives the same", (52, 53)),
+    ("statistics/leaderboard", "exchange_test", _MORE, (93,)),
+    ("statistics/leaderboard", "exchange_test", _ROUNDING, (133,)),
+    ("statistics/leaderboard", "holm_adjusted", _TYPE, (3, 5)),
+    ("statistics/leaderboard", "holm_adjusted", _TIES, (8, 10, 12)),
+    ("statistics/leaderboard", "corrected_best", _MORE, (27, 32, 37)),
+    ("statistics/leaderboard", "corrected_best", _TYPE, (43,)),
+    ("statistics/leaderboard", "corrected_best", "the sign alone counts", (19, 21)),
 )
 """Survivors that no test could notice: module, function, why, numbers of the mutants."""
 EQUIVALENT = {
@@ -143,7 +165,7 @@ def main() -> None:
         for module in chosen:
             mutate(module, given.work / module)
     elif given.what == "table":
-        print_table(given.work)
+        write_page(given.work)
     else:
         for module in chosen:
             show_survivors(module, given.work / module)
@@ -154,8 +176,7 @@ def mutate(module: str, folder: Path) -> None:
     source = PACKAGE / f"{module}.py"
     if folder.is_dir() and (folder / source).read_bytes() != (ROOT / source).read_bytes():
         shutil.rmtree(folder)  # mutants of another text
-    if not folder.is_dir():
-        prepare(module, folder)
+    copy_package(module, folder)
     write_tests(module, folder)
     alive = [key for key, code in outcomes(module, folder).items() if kind_of(code) == "survived"]
     for names in ([], alive) if alive else ([],):
@@ -164,17 +185,17 @@ def mutate(module: str, folder: Path) -> None:
         subprocess.run(command, cwd=folder, env=environment, check=True)
 
 
-def prepare(module: str, folder: Path) -> None:
-    """Copy the package, and write the settings."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(ROOT / "src", partial / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    settings = _SETTINGS.format(
-        source=PACKAGE / f"{module}.py",
-        tests=json.dumps([DOCTESTS, *tests_of(module)]),  # the fastest first
-    )
-    (partial / "pyproject.toml").write_text(settings, encoding="utf-8")
-    partial.rename(folder)
+def copy_package(module: str, folder: Path) -> None:
+    """Copy the package as it is; beside mutants that were made, everything but their module."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src", folder / "src", ignore=ignore, dirs_exist_ok=True)
+    mutants = folder / "mutants/src"
+    if not mutants.is_dir():
+        return
+    made = mutants.parent / PACKAGE / f"{module}.py"
+    text = made.read_bytes()
+    shutil.copytree(ROOT / "src", mutants, ignore=ignore, dirs_exist_ok=True)
+    made.write_bytes(text)
 
 
 def tests_of(module: str) -> list[str]:
@@ -184,7 +205,14 @@ def tests_of(module: str) -> list[str]:
 
 
 def write_tests(module: str, folder: Path) -> None:
-    """Copy a module's tests, and make one of the examples in its docstrings."""
+    """Write the settings, copy a module's tests, make one of the examples in its docstrings."""
+    settings = _SETTINGS.format(
+        source=PACKAGE / f"{module}.py",
+        tests=json.dumps([DOCTESTS, *tests_of(module)]),  # the fastest first
+    )
+    for place in (folder, folder / "mutants"):
+        if place.is_dir():
+            (place / "pyproject.toml").write_text(settings, encoding="utf-8")
     for path in ("tests/conftest.py", *tests_of(module)):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, folder / path)
@@ -204,37 +232,43 @@ def outcomes(module: str, folder: Path) -> dict[str, int | None]:
     return found
 
 
-def print_table(work: Path) -> None:
-    """Write the page."""
-    print("# What the tests of the statistics notice\n\n```bash")
-    print(
-        "python benchmarks/mutation.py run WORK && python benchmarks/mutation.py table WORK\n```\n"
-    )
-    print(
+def write_page(work: Path) -> None:
+    """Write the page; the row of a module that was tried in another folder stays."""
+    earlier = PAGE.read_text(encoding="utf-8").splitlines()
+    kept = {line.split("`")[1]: line for line in earlier if line.startswith("| `")}
+    lines = [
+        "# What the tests of the statistics notice\n\n```bash",
+        "python benchmarks/mutation.py run WORK && python benchmarks/mutation.py table WORK\n```\n",
         "mutmut plants one small fault at a time (a comparison, an operator, a number, an "
         "argument, a text) in a module of `evaluation`; the module's own tests and doctests run "
         "until one fails. Killed: a test failed, or the tests no longer ended. Equivalent: looked "
         "at by a person, no test could notice it.\n\n"
         "| module | mutants | killed | survived | of these equivalent | not tried | killed of "
-        "those that were tried and are not equivalent |\n|---|---|---|---|---|---|---|"
-    )
+        "those that were tried and are not equivalent |\n|---|---|---|---|---|---|---|",
+    ]
     for module in MODULES:
-        found = outcomes(module, work / module)
-        if not found:
-            continue
-        counts = Counter(kind_of(code) for code in found.values())
-        equivalent = sum(
-            key in EQUIVALENT for key, code in found.items() if kind_of(code) == "survived"
-        )
-        tried = len(found) - counts["not tried"] - equivalent
-        share = f"{counts['killed'] / tried:.1%}" if tried else "–"
-        print(
-            f"| `{module}` | {len(found)} | {counts['killed']} | {counts['survived']} "
-            f"| {equivalent} | {counts['not tried']} | {share} |"
-        )
-    print("\nEquivalent, by function and mutmut's number:\n")
+        if found := outcomes(module, work / module):
+            lines.append(row_of(module, found))
+        elif module in kept:
+            lines.append(kept[module])
+    lines.append("\nEquivalent, by function and mutmut's number:\n")
     for module, function, why, numbers in LOOKED_AT:
-        print(f"- `{module}.{function}` {', '.join(map(str, numbers))}: {why}")
+        lines.append(f"- `{module}.{function}` {', '.join(map(str, numbers))}: {why}")
+    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def row_of(module: str, found: dict[str, int | None]) -> str:
+    """The row of a module whose mutants were tried."""
+    counts = Counter(kind_of(code) for code in found.values())
+    equivalent = sum(
+        key in EQUIVALENT for key, code in found.items() if kind_of(code) == "survived"
+    )
+    tried = len(found) - counts["not tried"] - equivalent
+    share = f"{counts['killed'] / tried:.1%}" if tried else "–"
+    return (
+        f"| `{module}` | {len(found)} | {counts['killed']} | {counts['survived']} "
+        f"| {equivalent} | {counts['not tried']} | {share} |"
+    )
 
 
 def kind_of(code: int | None) -> str:

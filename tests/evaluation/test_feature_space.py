@@ -87,6 +87,14 @@ def test_who_may_be_a_neighbour(features: np.ndarray) -> None:
     assert len(sizes) > 2  # some have too few candidates
 
 
+def test_of_equally_near_images_the_first_ones_count() -> None:
+    rng = np.random.default_rng(6)
+    distances = pairwise(rng.integers(0, 3, (120, 2)).astype(float))
+    labels = _names(rng.integers(0, 3, 120))
+    everyone = ["one"] * 120
+    assert neighbour_purity(distances, labels) == _by_hand(distances, labels, 10, [], everyone)
+
+
 def test_random_labels_are_as_by_chance(features: np.ndarray) -> None:
     labels = _names(np.random.default_rng(2).integers(0, 4, 120))
     found = neighbour_purity(pairwise(features), labels)

@@ -84,6 +84,33 @@ def test_product_scales_where_minimum_cuts() -> None:
     assert held == {"min": pytest.approx(0.2), "product": pytest.approx(0.1)}
 
 
+def test_what_is_concluded_by_hand() -> None:
+    """At one half, "high" holds to one half: under the cut word lie 3/8, under the scaled 1/4."""
+    word = Variable("x", even_terms(("low", "high")))
+    rule = Rule(((0, 1),), ((0, 1), (1, 0)))
+    cut, scaled = (FuzzySystem((word,), (word, word), (rule,), norm) for norm in ("min", "product"))
+    assert cut.infer([[0.5]])[0] == pytest.approx([11 / 18, 7 / 18])
+    assert scaled.infer([[0.5]])[0] == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_the_strongest_rule_decides_of_a_word() -> None:
+    word = Variable("x", even_terms(("low", "high")))
+    strong, weak = (Rule(((v, 1),), ((0, 1),), weight) for v, weight in ((0, 1.0), (1, 0.4)))
+    system = FuzzySystem((word, word), (word,), (strong, weak))
+    alone = FuzzySystem((word, word), (word,), (strong,))
+    x = np.array([[0.7, 0.9], [0.5, 0.2]])
+    np.testing.assert_array_equal(system.infer(x), alone.infer(x))
+    np.testing.assert_allclose(system.activations(x), [[0.7, 0.36], [0.5, 0.08]])
+
+
+def test_many_rows_are_answered_as_each_alone() -> None:
+    system = member_system(["a", "b"], shape="gaussian")
+    x = np.random.default_rng(2).random((1030, 2))
+    alone = [system.infer(x[i : i + 1])[0, 0] for i in (0, 511, 512, 1023, 1024, 1029)]
+    assert system.infer(x)[[0, 511, 512, 1023, 1024, 1029], 0].tolist() == alone
+    assert system.infer(x).shape == (1030, 1)
+
+
 def test_where_no_rule_holds_the_answer_is_the_middle() -> None:
     word = Variable("x", even_terms(("low", "high")))
     system = FuzzySystem((word,), (word,), (Rule(((0, 1),), ((0, 1),)),))
@@ -107,6 +134,25 @@ def test_support_grows_with_what_members_say(shape: str, t_norm: str) -> None:
     assert combined[0, 0] > combined[0, 1]
 
 
+def test_each_class_is_supported_by_itself() -> None:
+    system = member_system(["a", "b"])
+    probs = np.random.default_rng(4).dirichlet((1, 1, 1), (2, 5))
+    each = np.stack([system.infer(probs[:, :, k].T)[:, 0] for k in range(3)], axis=1)
+    found = combine_members(system, probs)
+    np.testing.assert_allclose(found, each / each.sum(axis=1, keepdims=True))
+
+
+def test_gaussian_words_are_as_wide_as_the_nearer_neighbour_is_far() -> None:
+    half = 2 * np.sqrt(2 * np.log(2))  # full width at half maximum, in standard deviations
+    low, medium, high = terms_at([0, 1, 3], ("low", "medium", "high"), "gaussian")
+    assert (low.name, medium.shape, high.name) == ("low", "gaussian", "high")
+    assert low.values == pytest.approx((0, 1 / half))
+    assert medium.values == pytest.approx((1, 1 / half))
+    assert high.values == pytest.approx((3, 2 / half))
+    with pytest.raises(ValueError, match="zip"):
+        terms_at([0, 1], ("low",), "triangular")
+
+
 def test_neighbouring_words_cross_at_one_half() -> None:
     for shape in ("triangular", "gaussian"):
         low, medium, high = terms_at([-1.0, 0.0, 2.0], ("low", "medium", "high"), shape)
@@ -121,3 +167,45 @@ def test_the_rule_base_reads_as_sentences() -> None:
     assert "IF quick IS high AND features-knn IS high THEN support IS very high" in text
     with pytest.raises(DataError, match="two or more members, got 1"):
         member_system(["alone"])
+
+
+def test_the_text_of_a_rule_base_in_full() -> None:
+    low, high = even_terms(("low", "high"))
+    bell = Term("bell", "gaussian", (0.25, 0.1234))
+    system = FuzzySystem(
+        (Variable("x", (low, high)), Variable("y", (bell,))),
+        (Variable("first", (low, high)), Variable("second", (low,))),
+        (
+            Rule(((0, 1), (1, 0)), ((0, 0), (1, 0)), weight=0.5),
+            Rule(((0, 0),), ((0, 1),)),
+        ),
+        "product",
+    )
+    assert rules_text(system, ["benign", "all"]).splitlines() == [
+        "AND is the product.",
+        "",
+        "x: low = triangular(0, 0, 1); high = triangular(0, 1, 1)",
+        "y: bell = gaussian(0.25, 0.123)",
+        "benign: low = triangular(0, 0, 1); high = triangular(0, 1, 1)",
+        "all: low = triangular(0, 0, 1)",
+        "",
+        "IF x IS high AND y IS bell THEN benign IS low, all IS low (weight 0.50)",
+        "IF x IS low THEN benign IS high",
+    ]
+    assert rules_text(system).splitlines()[4].startswith("first: ")
+    assert rules_text(member_system(["a", "b"])).startswith("AND is the minimum.\n\n")
+    with pytest.raises(ValueError, match="zip"):
+        rules_text(system, ["one"])
+
+
+def test_every_two_members_have_nine_rules() -> None:
+    system = member_system(["a", "b", "c"])
+    said = {(rule.conditions, rule.conclusions) for rule in system.rules}
+    assert said == {
+        (((a, i), (b, j)), ((0, i + j),))
+        for a, b in ((0, 1), (0, 2), (1, 2))
+        for i in range(3)
+        for j in range(3)
+    }
+    assert [variable.name for variable in system.inputs] == ["a", "b", "c"]
+    assert system.outputs[0].name == "support"

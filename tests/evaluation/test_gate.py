@@ -1,3 +1,5 @@
+"""Several OOD scores as one gate: scaled, chosen, stored and read again."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -8,13 +10,15 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
-from leukoscope.config.bundle import OutOfDistribution
+from leukoscope.config.bundle import OutOfDistribution, ScoreScale
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.gate import (
     GATE_SCORES,
     Gate,
     GateInputs,
+    choose_scores,
     energy,
+    false_accepts,
     fit_gate,
     largest,
     rescale,
@@ -217,3 +221,102 @@ def test_wrong_tensors_are_refused() -> None:
         record = OutOfDistribution.model_validate(base | {"scores": [{"name": name, **scale}]})
         with pytest.raises(DataError, match=message):
             Gate.from_tensors({}, record)
+    record = OutOfDistribution.model_validate(base | {"scores": [{"name": "knn", **scale}]})
+    for shape in ((5, 3), (5, 4)):
+        tensors = {"references": np.zeros((9, 4)), "basis": np.zeros(shape)}
+        if shape == (5, 4):
+            assert Gate.from_tensors(tensors, record).num_features == 5
+            continue
+        with pytest.raises(DataError, match="references and basis do not fit"):
+            Gate.from_tensors(tensors, record)
+    with pytest.raises(DataError, match="references"):
+        Gate.from_tensors({"references": np.zeros(9)}, record)
+
+
+def test_appearance_can_be_asked_alone() -> None:
+    gate, _, val = fitted()
+    alone = gate.appearance_scores(val.appearance)
+    np.testing.assert_array_equal(alone, gate.scores(val)["appearance"])
+    without = Gate(tuple(s for s in gate.scales if s.name != "appearance"), 1.0)
+    with pytest.raises(DataError, match="appearance: not among the deciding ones"):
+        without.appearance_scores(val.appearance)
+    with pytest.raises(DataError, match="appearance: unknown, or its tensors are missing"):
+        Gate(gate.scales[-1:], 1.0).scores(val)
+    assert without.num_features is None
+
+
+def test_a_score_of_the_softmax_is_what_the_best_class_lacks() -> None:
+    scale = ScoreScale(name="softmax", median=0.25, limit=0.75)
+    logits = np.log([[0.7, 0.3], [0.5, 0.5]])
+    found = Gate((scale,), 1.0).scores(GateInputs(np.zeros((2, 1)), np.zeros((2, 1)), logits))
+    assert found["softmax"] == pytest.approx([0.1, 0.5])
+
+
+def test_some_of_the_images() -> None:
+    whole = seen(6, 0)
+    taken = whole.take(np.array([4, 1]))
+    for some, every in zip(_arrays(taken), _arrays(whole), strict=True):
+        np.testing.assert_array_equal(some, every[[4, 1]])
+
+
+def test_the_record_says_what_was_fitted_and_on_what() -> None:
+    val = seen(100, 1)
+    far = seen(40, 2, shift=2.0)
+    kinds = ["far"] * 25 + ["near"] * 15
+    gate, record = fit_gate(seen(80, 0), val, far, kinds, accept=0.9)
+    assert (record.accept, record.n_fit, record.n_val) == (0.9, 80, 100)
+    assert (record.scores, record.threshold) == (gate.scales, gate.threshold)
+    scores = gate.scores(far)
+    accepted = largest(scores, list(scores)) <= gate.threshold
+    assert record.outliers == {
+        "far": round(float(accepted[:25].mean()), 4),
+        "near": round(float(accepted[25:].mean()), 4),
+    }
+    names = {scale.name for scale in gate.scales}
+    assert (gate.features is not None) == ("mahalanobis" in names)
+    assert (gate.appearance is not None) == ("appearance" in names)
+    assert (gate.references is not None) == ("knn" in names)
+    below = (largest(gate.scores(val), sorted(names)) <= gate.threshold).sum()
+    assert below == 91  # the ⌈101 × .9⌉-th smallest
+
+
+def test_shares_of_accepted_outliers() -> None:
+    found = false_accepts(np.array([0.5, 1.0, 2.0, 0.1]), ["b", "b", "b", "a"], 1.0)
+    assert list(found.items()) == [("b", 0.6667), ("a", 1.0)]
+
+
+INSIDE = np.linspace(0, 1, 1000)
+
+
+def _choose(**outside: tuple[float, float]) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Two kinds of ten outliers each; a score's value for the first kind, and for the second."""
+    return choose_scores(
+        dict.fromkeys(outside, INSIDE),
+        {name: np.repeat(values, 10) for name, values in outside.items()},
+        ["x"] * 10 + ["y"] * 10,
+    )
+
+
+def test_two_scores_that_find_different_kinds_decide_together() -> None:
+    chosen, alone = _choose(blind=(0.5, 0.5), first=(2.0, 0.75), second=(0.75, 2.0))
+    assert chosen == ("first", "second")
+    assert alone == {"blind": 0.5, "first": 0.875, "second": 0.875}
+
+
+def test_one_score_that_is_nearly_as_good_decides_alone() -> None:
+    assert _choose(all=(2.0, 0.9985), first=(2.0, 0.8), second=(0.8, 2.0))[0] == ("all",)
+    chosen, _ = _choose(all=(2.0, 0.985), first=(2.0, 0.8), second=(0.8, 2.0))
+    assert chosen == ("all", "second")
+
+
+def test_a_score_below_seven_tenths_does_not_decide_even_where_it_would_help() -> None:
+    assert _choose(good=(2.0, 0.5), weak=(0.0, 1.4))[0] == ("good",)
+    assert _choose(poor=(0.3, 0.3), poorer=(0.2, 0.2))[0] == ("poor",)  # the best there is
+
+
+def test_no_threshold_lies_below_the_median() -> None:
+    gate, record, _ = fitted()
+    far = seen(30, 2, shift=8.0)
+    moved, own = set_threshold(gate, record, -np.ones(40), np.ones(40), far, ["far"] * 30)
+    assert (moved.threshold, own.threshold, own.n_unseen) == (0.0, 0.0, 40)
+    assert own.outliers == {"far": 0.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.gate import PatientGate, means_of, unseen_distances
@@ -46,3 +47,25 @@ def test_the_same_patients_come_back_from_bytes() -> None:
     assert again.distance(X) == gate.distance(X)
     with pytest.raises(DataError, match="here: expected the tensors"):
         PatientGate.from_bytes(b"no tensors", "here")
+    for tensor in (np.zeros(3, np.float16), np.zeros((0, 3), np.float16)):
+        with pytest.raises(DataError, match=r"here: expected references \(R, D\), got"):
+            PatientGate.from_bytes(PatientGate(tensor).to_bytes(), "here")
+    with pytest.raises(DataError, match="here: expected the tensors of a patient gate"):
+        PatientGate.from_bytes(save({"other": np.zeros(3)}), "here")
+
+
+def test_a_patient_is_compared_with_those_of_other_folds() -> None:
+    """By hand: the fifth nearest mean, of length 1, among the patients of the other folds."""
+    rng = np.random.default_rng(2)
+    known = [X.astype(np.float32) for X in bags(rng, 18)]
+    fold = np.arange(18) % 3
+    means = np.stack([X.astype(np.float64).mean(axis=0) for X in known])
+    np.testing.assert_allclose(means_of(known), means)
+    asked = [(4, known[4]), (7, known[7][:3])]
+    expected = []
+    for row, X in asked:
+        others = means[fold != fold[row]]
+        one = X.astype(np.float64).mean(axis=0)
+        unit = others / np.linalg.norm(others, axis=1, keepdims=True)
+        expected.append(np.sort(np.linalg.norm(one / np.linalg.norm(one) - unit, axis=1))[4])
+    assert unseen_distances(known, fold, asked) == pytest.approx(expected, rel=0.02)

@@ -30,7 +30,6 @@ from leukoscope.config.recipe import Augmentation, ModelConfig, Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.config.training import ConstantRate
 from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
-from leukoscope.core.files import write_json
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.study.options import StudyOptions, study_config
@@ -262,7 +261,7 @@ def run_ablation(
             ONE_TRAINING,
         ),
     )
-    write_json(out / RESULT, result.to_json())
+    result.save(out / RESULT)
     with progress.step("report"):
         write_arms_report(RunFolder(out), result)
     return result

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypedDict
 
 from leukoscope.analyses.relabel import FOLDER, QUEUE_JSON
 from leukoscope.config.relabel_queue import Queue
@@ -57,7 +58,37 @@ class Correction:
     at: str
 
 
-def apply_corrections(run: RunFolder, corrections: Path, out: Path) -> dict[str, object]:
+class Change(TypedDict):
+    """A label that changed."""
+
+    image_id: str
+    path: str
+    sha256: str
+    old: str
+    new: str
+    decision: str
+    by: str
+    at: str
+
+
+class Provenance(TypedDict):
+    """The content of the file beside a corrected manifest."""
+
+    schema: int
+    manifest: str
+    manifest_sha256: str
+    made: str
+    previous: dict[str, object]  # the run and the data that were corrected
+    queue: dict[str, object]
+    corrections: dict[str, str]
+    decisions: dict[str, int]  # kind of decision → how many
+    not_decided: int
+    changes: list[Change]
+    caution: str
+    excluded_left_out: int
+
+
+def apply_corrections(run: RunFolder, corrections: Path, out: Path) -> Provenance:
     """Write a corrected manifest, and beside it what was changed, by whom, from which queue.
 
     Copies of one picture (equal files or pixels) follow the decision on any of them. Images that
@@ -92,7 +123,6 @@ def apply_corrections(run: RunFolder, corrections: Path, out: Path) -> dict[str,
     columns = dict.fromkeys((*MANIFEST_COLUMNS, *manifest.describing_columns))
     write_csv(out, list(columns), _rows(records, followed, manifest, out))
     provenance = _provenance(files, queue, corrections, decided, followed, manifest, out)
-    provenance["excluded_left_out"] = len(manifest.images) - len(records)
     write_json(beside, provenance)
     return provenance
 
@@ -241,10 +271,10 @@ def _provenance(
     followed: Mapping[str, Correction],
     manifest: Manifest,
     out: Path,
-) -> dict[str, object]:
+) -> Provenance:
     """Where the new manifest came from, and every label that changed."""
     records = {record.image_id: record for record in manifest.images}
-    changes = [
+    changes: list[Change] = [
         {
             "image_id": image_id,
             "path": records[image_id].path,
@@ -279,4 +309,5 @@ def _provenance(
         "not_decided": len(queue.rows) - len(decided),
         "changes": changes,
         "caution": CAUTION,
+        "excluded_left_out": sum(record.status == "excluded" for record in manifest.images),
     }

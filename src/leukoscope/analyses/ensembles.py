@@ -18,6 +18,7 @@ import numpy as np
 from leukoscope.analyses.cleanup import is_study_file
 from leukoscope.analyses.ensemble_members import Member, Stacked, common_folds, stack
 from leukoscope.config.bundle import Calibration
+from leukoscope.config.ensemble import EnsembleFile, EnsembleMember, EnsembleTest
 from leukoscope.config.loading import save_study_config
 from leukoscope.config.metrics.file import study_metrics
 from leukoscope.config.recipe import Recipe
@@ -154,12 +155,13 @@ def run_ensemble(
         )  # fmt: skip
         metrics.save(run.metrics)
     with progress.step("comparing"):
-        write_json(run.ensemble, {
-            "schema": 1,
-            "members": _described(members),
-            "weights": weights,
-            **_tests(table, names, chosen, folds, config),
-        })  # fmt: skip
+        best, tests = _tests(table, names, chosen, folds, config)
+        EnsembleFile(
+            members=_described(members),
+            weights=weights,
+            best_member=best,
+            tests=tests,
+        ).save(run.ensemble)
     describe_environment(run, config.seed, progress).save(run.environment)
     with progress.step("report"):
         write_report(run)
@@ -234,18 +236,19 @@ def _open_folder(out: Path, members: Sequence[Member]) -> RunFolder:
             )
         shutil.rmtree(out)
     run = RunFolder(out)
-    write_json(run.ensemble, {"schema": 1, "members": _described(members)})  # replaced at the end
+    made = EnsembleFile(members=_described(members))
+    made.save(run.ensemble)  # replaced at the end
     return run
 
 
-def _described(members: Sequence[Member]) -> list[dict[str, str]]:
+def _described(members: Sequence[Member]) -> list[EnsembleMember]:
     return [
-        {
-            "name": m.name,
-            "run": str(m.run.path),
-            "recipe": m.recipe.name,
-            "predictions_sha256": sha256_file(m.run.predictions),
-        }
+        EnsembleMember(
+            name=m.name,
+            run=str(m.run.path),
+            recipe=m.recipe.name,
+            predictions_sha256=sha256_file(m.run.predictions),
+        )
         for m in members
     ]
 
@@ -326,12 +329,14 @@ def _tests(
     methods: Sequence[EnsembleMethod],
     folds: Sequence[Fold],
     config: StudyConfig,
-) -> dict[str, object]:
+) -> tuple[dict[str, str], list[EnsembleTest]]:
     """Each ensemble against the best member (by log loss on val) and against plain averaging.
 
     The tests under one protocol are a family.
     """
-    groups, best, tests = groups_of(folds), {}, []
+    groups = groups_of(folds)
+    best: dict[str, str] = {}
+    tests = []
     for protocol in config.protocols:
         under = table.select(protocol=protocol, input="image")
         losses = {name: _val_loss(under.select(recipe=name, part="val")) for name in names}
@@ -351,10 +356,12 @@ def _tests(
         ]
         found = compare(family, **sampling(config))
         tests += [
-            {"protocol": protocol, "a": own, "b": rival, **one.to_json()}
+            EnsembleTest.model_validate(
+                {"protocol": protocol, "a": own, "b": rival, **one.to_json()}
+            )
             for (own, rival, _), one in zip(sides, found, strict=True)
         ]
-    return {"best_member": best, "tests": tests}
+    return best, tests
 
 
 def _val_loss(rows: PredictionTable) -> float:

@@ -50,7 +50,7 @@ from leukoscope.reporting.figures.other_data import damage_sheet
 from leukoscope.reporting.figures.style import figure_png, house_style
 from leukoscope.reporting.formats import seconds as duration
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.study.damaged_images import SHEET, draw
+from leukoscope.reporting.study.other_data import SHEET, draw
 from leukoscope.reporting.study.report import write_report
 from leukoscope.runtime.bundle import read_bundle
 from leukoscope.runtime.envelope import store_envelope

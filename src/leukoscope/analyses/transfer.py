@@ -286,7 +286,7 @@ def run_transfer(
         taken_over=taken,
         unreadable=lost + unreadable(read_data(plan.target)),
     )
-    write_json(out / RESULT, result.to_json())
+    result.save(out / RESULT)
     with progress.step("report"):
         write_arms_report(RunFolder(out), result)
     return result

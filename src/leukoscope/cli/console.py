@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ParamSpec
 import typer
 
 from leukoscope.core.errors import LeukoscopeError, UsageError
-from leukoscope.core.program import DISCLAIMER as DISCLAIMER  # every command shows it
+from leukoscope.core.program import DISCLAIMER as DISCLAIMER
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ Metrics are fractions from 0 to 1; an interval has the level ``confidence`` of i
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
@@ -15,7 +15,7 @@ from leukoscope.config.metrics.results import (
     Estimate,
     InapplicableProtocol,
 )
-from leukoscope.config.stored import Record
+from leukoscope.config.stored import Record, StoredFile
 
 ArmLevel = Literal[
     "helps", "harms", "no difference shown", "depends on the protocol", "depends on the part"
@@ -95,7 +95,7 @@ class UnreadableImage(Record):
     reason: str
 
 
-class ArmsFile(Record):
+class ArmsFile(StoredFile):
     """What both files hold.
 
     Attributes:
@@ -111,6 +111,7 @@ class ArmsFile(Record):
         unreadable: Images that could not be read.
     """
 
+    in_full: ClassVar[bool] = True
     schema_version: Literal[1] = Field(alias="schema", default=1)
     recipe: str
     target: str
@@ -126,10 +127,6 @@ class ArmsFile(Record):
     def titles(self) -> dict[str, str]:
         """Name → title of each arm."""
         return {arm.name: arm.title for arm in self.arms}
-
-    def to_json(self) -> dict[str, object]:
-        """As it stands in the file."""
-        return self.model_dump(mode="json", by_alias=True)
 
 
 class AblationResult(ArmsFile):

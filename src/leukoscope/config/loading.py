@@ -6,7 +6,6 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from leukoscope.config.base import validate
 from leukoscope.config.recipe import Recipe
@@ -69,7 +68,7 @@ def apply_overrides(values: Mapping[str, object], overrides: Iterable[str]) -> d
     Raises:
         ConfigError: A text has no ``=`` or steps into a value that is no table.
     """
-    result: dict[str, Any] = {
+    result: dict[str, object] = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
     }
     for text in overrides:
@@ -82,8 +81,9 @@ def apply_overrides(values: Mapping[str, object], overrides: Iterable[str]) -> d
             inner = place.get(table, {})
             if not isinstance(inner, Mapping):
                 raise ConfigError(f"{text!r}: {table!r} is a value, not a table")
-            place[table] = dict(inner)
-            place = place[table]
+            copied = dict(inner)
+            place[table] = copied
+            place = copied
         place[last] = _parse_value(raw.strip())
     return result
 

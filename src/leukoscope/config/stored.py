@@ -37,13 +37,15 @@ class StoredFile(Record):
 
     Attributes:
         hint: What to do where the file is damaged or of another version.
+        in_full: Whether the file also holds the keys that were not set, with their defaults.
     """
 
     hint: ClassVar[str] = "this is an error of the program: please report it"
+    in_full: ClassVar[bool] = False
 
     def to_json(self) -> dict[str, JsonValue]:
-        """As it stands in the file: without the keys that do not apply."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        """As it stands in the file."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=not self.in_full)
 
     def save(self, path: Path) -> None:
         """Write the file."""

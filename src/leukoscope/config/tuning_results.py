@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from leukoscope.config.stored import Record
+from leukoscope.config.stored import Record, StoredFile
 from leukoscope.config.tuning_space import Parameter
 
 TrialState = Literal["complete", "pruned", "failed", "stopped", "running"]
@@ -61,7 +61,7 @@ class CorrectedValue(Record):
     n_groups: int
 
 
-class TuningFile(Record):
+class TuningFile(StoredFile):
     """The content of ``tune.json``.
 
     Attributes:
@@ -90,6 +90,7 @@ class TuningFile(Record):
         packages: Package → version.
     """
 
+    in_full: ClassVar[bool] = True
     schema_version: Literal[1] = Field(alias="schema", default=1)
     recipe: str
     recipe_method: str
@@ -123,7 +124,3 @@ class TuningFile(Record):
     def in_state(self, state: TrialState) -> list[TrialRecord]:
         """The trials that ended so."""
         return [row for row in self.rows if row.state == state]
-
-    def to_json(self) -> dict[str, object]:
-        """As it stands in the file."""
-        return self.model_dump(mode="json", by_alias=True)

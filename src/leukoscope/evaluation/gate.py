@@ -47,11 +47,10 @@ GATE_SCORES: Mapping[str, str] = MappingProxyType(
 DEFAULT = ("mahalanobis", "knn", "appearance")
 _ENOUGH, _ABLE = 0.002, 0.7
 
+_NAME = "references"  # the only tensor of a patient gate
+
 Float64Array = NDArray[np.float64]
-
-
 Features = NDArray[np.floating]
-_NAME = "references"
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.core.errors import DataError
+from leukoscope.evaluation.statistics.intervals import Resampling
 from leukoscope.evaluation.statistics.leaderboard import LeaderboardCriterion, corrected_best
 
 NAMES = ("healthy", "all")
@@ -42,10 +43,31 @@ def test_one_that_is_clearly_better_loses_little(criterion: LeaderboardCriterion
     assert best.corrected == pytest.approx(best.value, abs=0.01)
 
 
+def test_the_correction_by_hand() -> None:
+    """Each draw of groups chooses, and the groups that were not drawn measure its choice."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 2, 90)
+    groups = [f"p{number}" for number in np.arange(90) // 9]
+    tables = [noisy(y, 0.8, rng) for _ in range(6)]
+    right = np.stack([table.argmax(axis=1) == y for table in tables])
+    found = []
+    for block in Resampling.of(groups, y, replicates=50, seed=7).weights():
+        for weights in block:
+            drawn = [np.average(hit, weights=weights) for hit in right]
+            found.append(right[int(np.argmax(drawn))][weights == 0].mean())
+    best = corrected_best(y, tables, NAMES, "accuracy", groups=groups, replicates=50, seed=7)
+    assert best.chosen == int(right.mean(axis=1).argmax())
+    assert best.value == pytest.approx(right.mean(axis=1).max())
+    assert best.corrected == pytest.approx(np.mean(found))
+    assert (best.low, best.high) == pytest.approx(tuple(np.quantile(found, [0.025, 0.975])))
+    assert best.n_groups == 10
+
+
 def test_a_single_group_gives_no_correction_and_nothing_gives_an_error() -> None:
     y = np.array([0, 1, 1])
     p = np.eye(2)[y]
     best = corrected_best(y, [p], NAMES, "accuracy", groups=["a"] * 3, replicates=10)
-    assert np.isnan(best.corrected)
-    with pytest.raises(DataError, match="no configurations"):
+    assert np.isnan([best.corrected, best.low, best.high]).all()
+    assert (best.chosen, best.value, best.n_groups) == (0, 1.0, 1)
+    with pytest.raises(DataError, match=r"^the best of no configurations was asked for$"):
         corrected_best(y, [], NAMES, "accuracy")

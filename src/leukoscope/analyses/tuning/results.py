@@ -20,7 +20,7 @@ from leukoscope.config.tuning_results import (
     TuningFile,
 )
 from leukoscope.config.tuning_space import TuneConfig, compact, resolve
-from leukoscope.core.files import write_csv, write_json, write_text
+from leukoscope.core.files import write_csv, write_text
 from leukoscope.evaluation.statistics.leaderboard import CorrectedBest, corrected_best
 from leukoscope.evaluation.statistics.metrics import METRICS
 from leukoscope.pipeline.progress import package_versions
@@ -100,7 +100,7 @@ def write_results(outcome: Outcome) -> TuningFile:
     corrected = _corrected(outcome)
     _write_best(outcome, corrected)
     summary = summarise(outcome, corrected)
-    write_json(outcome.out / "tune.json", summary.to_json())
+    summary.save(outcome.out / "tune.json")
     write_tuning_page(outcome.out, summary)
     return summary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,7 @@ from leukoscope.cli.options import roles as stated_roles
 
 if TYPE_CHECKING:
     from leukoscope.config.comparison import ComparisonFile, PairedTest
+    from leukoscope.config.ensemble import EnsembleFile, EnsembleTest
     from leukoscope.study.run import StudyResult
 
 WIDTH = 140  # of the tables, wherever they are printed
@@ -205,16 +206,16 @@ def ensemble(
             t_norm=t_norm.value,
             listener=show,
         )
-    from leukoscope.core.files import read_json
+    from leukoscope.config.ensemble import EnsembleFile
 
-    record = read_json(result.run.ensemble)
+    record = EnsembleFile.load(result.run.ensemble)
     if as_json:
-        print_json({"metrics": result.metrics.to_json(), "ensemble": record})
+        print_json({"metrics": result.metrics.to_json(), "ensemble": record.to_json()})
     else:
         _print(result, record)
 
 
-def _print(result: StudyResult, record: dict[str, Any]) -> None:
+def _print(result: StudyResult, record: EnsembleFile) -> None:
     out = console()
     shown = {"accuracy": "accuracy", "macro_f1": "macro F1", "roc_auc": "AUC",
              "log_loss": "log loss"}  # fmt: skip
@@ -228,24 +229,24 @@ def _print(result: StudyResult, record: dict[str, Any]) -> None:
         for row in result.metrics.results
     ]
     print_table(("model", "held out", "images", *shown.values()), rows, width=WIDTH)
-    for name, protocols in record["weights"].items():
+    for name, protocols in record.weights.items():
         out.print(f"\n[bold]weights, {name}[/] (mean of the folds)")
         for protocol, folds in protocols.items():
             means = [sum(column) / len(folds) for column in zip(*folds, strict=True)]
-            pairs = zip((m["name"] for m in record["members"]), means, strict=True)
+            pairs = zip((m.name for m in record.members), means, strict=True)
             out.print(f"{protocol}: " + ", ".join(f"{n} {w:.2f}" for n, w in pairs), markup=False)
     out.print("\n[bold]paired, on the same test images[/] (best member: by log loss on val)")
     found: dict[tuple[str, str, str], list[str]] = {}
-    for test in record["tests"]:
-        found.setdefault((test["protocol"], test["a"], test["b"]), []).append(_difference(test))
+    for test in record.tests:
+        found.setdefault((test.protocol, test.a, test.b), []).append(_difference(test))
     titles = ("held out", "ensemble", "minus", "accuracy", "log loss")
     print_table(titles, [(*key, *cells) for key, cells in found.items()], width=WIDTH)
     say(f"\nreport  {result.run.report_html}\n{DISCLAIMER}")
 
 
-def _difference(test: dict[str, Any]) -> str:
-    sign = {"better": " better", "worse": " worse"}.get(test["verdict"], "")
-    value = test["difference"]
-    if value["low"] is None:
-        return f"{value['value']:+.3f}{sign}"
-    return f"{value['value']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f}){sign}"
+def _difference(test: EnsembleTest) -> str:
+    sign = {"better": " better", "worse": " worse"}.get(test.verdict, "")
+    found = test.difference
+    if found.low is None:
+        return f"{found.value:+.3f}{sign}"
+    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f}){sign}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,7 @@ from leukoscope.cli.console import (
 from leukoscope.cli.options import JsonOption, RunRecipeOption
 
 if TYPE_CHECKING:
+    from leukoscope.analyses.corrections import Provenance
     from leukoscope.config.relabel_queue import Queue
 
 
@@ -96,7 +97,7 @@ def _print_queue(queue: Queue, page: Path) -> None:
     say(f"\nqueue {len(queue.rows)} images\npage  {page}\n{DISCLAIMER}")
 
 
-def _print_changes(provenance: dict[str, Any], out: Path) -> None:
+def _print_changes(provenance: Provenance, out: Path) -> None:
     made = provenance["decisions"]
     decided = ", ".join(f"{n} {name}" for name, n in made.items() if n)
     changes = provenance["changes"]

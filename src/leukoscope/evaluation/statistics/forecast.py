@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Unpack
+from typing import Final, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -239,7 +239,7 @@ def forecasts(
     new_unit: str,
     found: Mapping[str, Estimate],
     *,
-    how: Mapping[str, Any],
+    how: Sampling,
 ) -> dict[str, object]:
     """Prediction intervals of the other data's accuracy and ROC AUC, from the study's own images.
 
@@ -268,29 +268,42 @@ def forecasts(
     y, probs, labels = inside.y_true[rows], inside.probs[rows], np.array(groups)[rows]
     sizes = list(Counter(new_groups).values())
     result: dict[str, object] = {"unit": unit, "n_units": len(sizes)}
-    how = {**how, "folds": len(set(inside.fold.tolist()))}
-    plain = {name: how[name] for name in ("confidence", "seed", "folds")}
+    folds = len(set(inside.fold.tolist()))
     try:
         forecast = cohort_interval(
-            probs.argmax(axis=1) == y, labels, count=len(sizes), images=sizes, **plain
-        ).to_json()
+            probs.argmax(axis=1) == y,
+            labels,
+            count=len(sizes),
+            images=sizes,
+            confidence=how["confidence"],
+            seed=how["seed"],
+            folds=folds,
+        )
     except DataError as error:
         return {"reason": str(error.message)}
     result["accuracy"] = _judged(forecast, found["accuracy"])
     try:
+        sampled: Sampling = {**how, "folds": folds}
         auc = cohort_metric_interval(
-            y, probs, inside.class_names, labels, count=len(sizes), metric="roc_auc", **how
-        ).to_json()
+            y, probs, inside.class_names, labels, count=len(sizes), metric="roc_auc", **sampled
+        ).estimate
     except DataError:
         return result  # fewer new groups than classes: there is no ranking to forecast
     ranked = found.get("roc_auc")
-    if auc["low"] is not None and ranked is not None and ranked.value is not None:
+    if auc.low is not None and ranked is not None and ranked.value is not None:
         result["roc_auc"] = _judged(auc, ranked)
     return result
 
 
-def _judged(forecast: Mapping[str, Any], found: Estimate) -> dict[str, object]:
+def _judged(forecast: Forecast | Estimate, found: Estimate) -> dict[str, object]:
     """A forecast with what came out of it."""
-    held = found.value is not None and forecast["low"] <= found.value <= forecast["high"]
-    kept = {key: forecast[key] for key in ("value", "low", "high", "reliable")}
-    return {**kept, "verdict": INSIDE if held else OUTSIDE}
+    low, high = forecast.low, forecast.high
+    value = found.value
+    held = value is not None and low is not None and high is not None and low <= value <= high
+    return {
+        "value": forecast.value,
+        "low": low,
+        "high": high,
+        "reliable": forecast.reliable,
+        "verdict": INSIDE if held else OUTSIDE,
+    }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from leukoscope.core.files import read_csv, read_json
+from leukoscope.config.ensemble import EnsembleFile
+from leukoscope.core.files import read_csv
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import GRID
 from leukoscope.reporting.content import (
@@ -16,7 +17,6 @@ from leukoscope.reporting.content import (
     Code,
     Column,
     Heading,
-    JsonRecord,
     Paragraph,
     Picture,
     Section,
@@ -89,7 +89,7 @@ def ensembles(study: Study) -> list[Section]:
     path = study.run.ensemble
     if not path.is_file():
         return []
-    record = read_json(path)
+    record = EnsembleFile.load(path)
     blocks: list[Block] = [
         Paragraph(
             "Members were combined image by image, fold by fold, from their calibrated "
@@ -99,28 +99,28 @@ def ensembles(study: Study) -> list[Section]:
         ),
         _members(record),
     ]
-    if record.get("weights"):
+    if record.weights:
         blocks.append(_weights(record))
-    if record.get("tests"):
+    if record.tests:
         blocks.append(_tests(study, record))
     return [Section("ensemble", "How the models were combined", blocks)]
 
 
-def _members(record: JsonRecord) -> Table:
-    members = record["members"]
+def _members(record: EnsembleFile) -> Table:
+    members = record.members
     return table_of(
         f"The {len(members)} members", members,
         code("Member", "name"), RECIPE, code("Run", "run", narrow=False),
-        code("SHA-256 of its predictions", lambda m: m["predictions_sha256"][:16] + "…",
+        code("SHA-256 of its predictions", lambda m: m.predictions_sha256[:16] + "…",
              narrow=False),
     )  # fmt: skip
 
 
-def _weights(record: JsonRecord) -> Table:
-    names = [member["name"] for member in record["members"]]
+def _weights(record: EnsembleFile) -> Table:
+    names = [member.name for member in record.members]
     rows = [
         {"method": method, "protocol": protocol, "weights": list(zip(*folds, strict=True))}
-        for method, protocols in record["weights"].items()
+        for method, protocols in record.weights.items()
         for protocol, folds in protocols.items()
     ]
 
@@ -138,19 +138,19 @@ def _weights(record: JsonRecord) -> Table:
     )  # fmt: skip
 
 
-def _tests(study: Study, record: JsonRecord) -> Table:
+def _tests(study: Study, record: EnsembleFile) -> Table:
     best = ", ".join(
         f"{name} ({protocol_title(protocol).lower()})"
-        for protocol, name in record["best_member"].items()
+        for protocol, name in record.best_member.items()
     )
     return table_of(
         "Ensembles against their best member and against plain averaging, paired "
         f"({study.level} intervals)",
-        record["tests"],
+        record.tests,
         PROTOCOL, code("A", "a"), code("B", "b"),
-        text("Metric", lambda e: metric_title(e["metric"])),
-        value("A − B", lambda e: difference(e["difference"], e["metric"])),
-        value("p, Holm", lambda e: p_value(e["p_holm"])), text("A is", "verdict"), N_IMAGES,
+        text("Metric", lambda e: metric_title(e.metric)),
+        value("A − B", lambda e: difference(e.difference, e.metric)),
+        value("p, Holm", lambda e: p_value(e.p_holm)), text("A is", "verdict"), N_IMAGES,
         note="A is better or worse where the interval is reliable and leaves 0 out and the "
         "exchange test over groups is significant after Holm's correction for all rows of one "
         "protocol. "

@@ -1,16 +1,25 @@
-"""By patient: what the images of each one say together, and how often that is right."""
+"""By patient: what the images of each one say together, and how often that is right.
+
+In a study whose unit is the patient: who they are, and the cells that decided.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from leukoscope.config.explanations import PatientSheet
 from leukoscope.config.metrics.results import Estimate, PatientAnswer, PatientResult
+from leukoscope.config.stored import load_records
 from leukoscope.core.labels import class_title
+from leukoscope.core.protocols import PROTOCOLS, by_column, protocol_title
+from leukoscope.core.run_folder import PATIENT_CELLS
 from leukoscope.reporting.content import (
     RECIPE,
     Block,
+    Column,
     Folded,
+    Panels,
     Paragraph,
     Picture,
     Section,
@@ -23,9 +32,9 @@ from leukoscope.reporting.content import (
     value,
 )
 from leukoscope.reporting.figures.data import PatientLine, patient_chart
-from leukoscope.reporting.formats import interval, plural, sizes
+from leukoscope.reporting.formats import count, interval, number, plural, sizes, upper_first
 from leukoscope.reporting.gallery import Gallery
-from leukoscope.reporting.study_files import Study
+from leukoscope.reporting.study_files import PooledScores, Study, inside
 
 METHOD_TITLES: Mapping[str, str] = {
     "mean-logit": "mean logit",
@@ -167,3 +176,171 @@ def _listed(entry: PatientResult) -> Table | Folded:
     )  # fmt: skip
     n = len(table.rows)
     return table if n <= 40 else Folded(f"All {n} patients", (table,))
+
+
+BASELINE = "cell-share"
+_FOLDED = 40  # patients; longer tables are folded
+
+
+def tested_patients(study: Study, gallery: Gallery) -> Section:
+    """Every test patient, what was answered, and what can be known from so many."""
+    recipe = study.recipes[0]
+    protocol, scores = study.harshest(recipe)
+    if scores is None:
+        text = "There are no stored test predictions to look at."
+        return Section("patients", "The patients", [Paragraph(text, note=True)])
+    blocks: list[Block] = [
+        Paragraph(_tested_meaning(study, scores)),
+        Paragraph(_known(study, recipe, protocol)),
+        Paragraph(_baseline(study, recipe, protocol)),
+        _tested_chart(study, gallery, scores, recipe, protocol),
+        _tested_listed(study, scores, recipe),
+    ]
+    shown = [block for block in blocks if not (isinstance(block, Paragraph) and not block.text)]
+    return Section("patients", "The patients", shown)
+
+
+def _images(study: Study) -> Counter[str]:
+    """Patient → number of usable images."""
+    return Counter(record.patient_id for record in study.manifest.usable)
+
+
+def _tested_meaning(study: Study, scores: PooledScores) -> str:
+    """How a patient was answered, and how many there are."""
+    n = Counter(scores.y_true.tolist())
+    by_class = ", ".join(f"{class_title(c)} {n[k]}" for k, c in enumerate(study.class_names))
+    sizes = sorted(_images(study)[name] for name in scores.image_id)
+    return (
+        f"{plural(len(scores.image_id), 'patient')} ({by_class}) with {sizes[0]} to {sizes[-1]} "
+        f"images each (median {sizes[len(sizes) // 2]}) were answered one by one, each by a model "
+        "that had seen no image of this patient. All images of a patient carry the patient’s "
+        "label; which cells are diseased is not known and not used."
+    )
+
+
+def _known(study: Study, recipe: str, protocol: str) -> str:
+    """What a result over so many patients allows to expect elsewhere."""
+    entry = study.result(recipe, protocol)
+    area = None if entry is None else entry.metrics.get("roc_auc")
+    if entry is None or area is None:
+        return ""
+    fewest = min(sum(row) for row in entry.confusion)
+    return (
+        f"What can be known from {plural(entry.n, 'patient')}, {fewest} of the rarest class: among "
+        f"patients of this same source the ROC AUC lies in {interval(area, 'roc_auc')}. Nothing "
+        "here was measured on patients of another hospital, of other years, with another stain or "
+        "microscope, where it may lie well below this interval; only their images can tell "
+        "(a column `cohort` or `site` in the manifest holds them out as a whole)."
+        if not by_column(PROTOCOLS[protocol])
+        else f"{upper_first(PROTOCOLS[protocol].setting)} the ROC AUC lies in "
+        f"{interval(area, 'roc_auc')}."
+    )
+
+
+def _baseline(study: Study, recipe: str, protocol: str) -> str:
+    """The share of each cell type, as a clinician would count it, beside the model."""
+    known = [e for e in study.metrics.probes if (e.probe, e.protocol) == (BASELINE, protocol)]
+    entry = study.result(recipe, protocol)
+    if not known or entry is None:
+        reasons = study.metrics.shortcuts.inapplicable if study.metrics.shortcuts else ()
+        reason = next((row.reason for row in reasons if row.probe == BASELINE), "")
+        return f"No counts of cell types to compare with: {reason}." if reason else ""
+    return (
+        "What counting gives: a logistic regression on the share of each cell type, as experts "
+        f"named the cells, has a ROC AUC of {interval(known[0].metrics.get('roc_auc'), 'roc_auc')} "
+        f"on the same patients, the model {interval(entry.metrics.get('roc_auc'), 'roc_auc')}. It "
+        "needs a person who names every cell; the paired test stands with the probes."
+    )
+
+
+def _tested_chart(
+    study: Study, gallery: Gallery, scores: PooledScores, recipe: str, protocol: str
+) -> Picture:
+    """Each patient's probability, by true class."""
+    names, images = study.class_names, _images(study)
+    two = len(names) == 2
+    lines = []
+    for name, y, y_pred, p in zip(
+        scores.image_id, scores.y_true, scores.y_pred, scores.probs, strict=True
+    ):
+        value = float(p[-1]) if two else float(p[y_pred])
+        right = bool(y == y_pred)
+        lines.append(PatientLine(name, names[y], value, None, None, right, images[name]))
+    of = class_title(names[-1]) if two else "the predicted class"
+    return draw_patients(
+        gallery,
+        lines,
+        names,
+        xlabel=f"probability of {of}",
+        caption=f"Each patient’s probability of {of}, recipe {recipe}, "
+        f"{protocol_title(protocol).lower()} (n = {len(lines)} patients; in brackets their "
+        "images).",
+    )
+
+
+def _tested_listed(study: Study, scores: PooledScores, recipe: str) -> Table | Folded:
+    """All patients, those of a class by their probability of it."""
+    names, images = study.class_names, _images(study)
+    order = sorted(
+        range(len(scores.image_id)), key=lambda i: (scores.y_true[i], scores.probs[i, -1])
+    )
+    rows = []
+    for i in order:
+        y, y_pred = int(scores.y_true[i]), int(scores.y_pred[i])
+        rows.append(
+            (
+                class_title(names[y]),
+                scores.image_id[i],
+                class_title(names[y_pred]) + ("" if y == y_pred else " ✖"),
+                number(float(scores.probs[i, y_pred]), "share"),
+                count(images[scores.image_id[i]]),
+            )
+        )
+    columns = (
+        Column("Truth"), Column("Patient"), Column("Predicted"),
+        Column("Probability", numeric=True), Column("n images", numeric=True),
+    )  # fmt: skip
+    table = Table(
+        f"The patients, recipe {recipe}", columns, tuple(rows),
+        note="Probability: of the predicted class, calibrated. ✖ wrong.",
+    )  # fmt: skip
+    return table if len(rows) <= _FOLDED else Folded(f"All {len(rows)} patients", (table,))
+
+
+def deciding_cells(study: Study, gallery: Gallery) -> Section:
+    """Sheets of the cells that decided about some patients; the folder has those of all."""
+    title = "Cells that decided"
+    path = study.run.explanations / PATIENT_CELLS
+    entries = load_records(PatientSheet, path, "delete it and go on with the study")
+    if not entries:
+        text = "No sheets of cells were made in this study."
+        return Section("cells", title, [Paragraph(text, note=True)])
+    blocks: list[Block] = [
+        Paragraph(
+            "For each test patient the images that moved the answer most, by the model that had "
+            "not seen this patient. A cell’s number is what it adds to the log odds of the "
+            "answer: with all images against without this one; the weight is "
+            "its part in the mean. It tells what the model went by, not which cell is diseased. "
+            f"Sheets of {plural(len(entries), 'patient')} are in `explanations/patients/`, all "
+            f"numbers in `explanations/{PATIENT_CELLS}`."
+        )
+    ]
+    for words, right in (("Right answers", True), ("Wrong answers", False)):
+        own = [e for e in entries if (e.y_true == e.y_pred) == right]
+        chosen = sorted(own, key=lambda e: -e.p)[: study.config.explanations]
+        found = tuple(p for e in chosen if (p := _sheet(study, gallery, e)) is not None)
+        if found:
+            blocks.append(Panels(f"{words} (n = {len(found)} of {len(own)} shown)", found))
+    return Section("cells", title, blocks)
+
+
+def _sheet(study: Study, gallery: Gallery, entry: PatientSheet) -> Picture | None:
+    path = inside(study.run.path, entry.sheet)
+    if path is None:
+        return None
+    what = (
+        f"Patient `{entry.patient}`: true {class_title(entry.y_true)}, predicted "
+        f"{class_title(entry.y_pred)} ({number(entry.p, 'share')}), "
+        f"{plural(len(entry.cells), 'image')}."
+    )
+    return gallery.stored(path, caption=what, alt=f"Sheet of cells. {what}")

@@ -44,11 +44,9 @@ from leukoscope.reporting.study import (
     models,
     patient_results,
     results,
-    study_patients,
 )
 from leukoscope.reporting.study.card import card_text, write_checklists
-from leukoscope.reporting.study.damaged_images import robustness
-from leukoscope.reporting.study.other_data import external, rejection
+from leukoscope.reporting.study.other_data import external, rejection, robustness
 from leukoscope.reporting.study.shortcuts import SIGNS, chance_level, probe_metrics, shortcuts, why
 from leukoscope.reporting.study_files import Study, load_study
 from leukoscope.reporting.wording import GLOSSARY, REFERENCES, level_title
@@ -281,14 +279,14 @@ def head(study: Study) -> Head:
 def subjects(study: Study, gallery: Gallery) -> list[Section]:
     """The patients: the unit of the study, or its images aggregated."""
     if study.row == "patient":
-        return [study_patients.tested_patients(study, gallery)]
+        return [patient_results.tested_patients(study, gallery)]
     return [patient_results.subjects(study, gallery)]
 
 
 def images(study: Study, gallery: Gallery) -> list[Section]:
     """What single images show: heat maps and examples, or the cells that decided."""
     if study.row == "patient":
-        return [study_patients.deciding_cells(study, gallery)]
+        return [patient_results.deciding_cells(study, gallery)]
     return [examples.explanations(study, gallery), examples.examples(study, gallery)]
 
 

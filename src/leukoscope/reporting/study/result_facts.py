@@ -14,7 +14,6 @@ from leukoscope.reporting import result_tables
 from leukoscope.reporting.formats import count, metric_title, plural
 from leukoscope.reporting.result_tables import in_words, sample, subgroup_tables
 from leukoscope.reporting.study import (
-    damaged_images,
     decision_tables,
     examples,
     other_data,
@@ -175,7 +174,7 @@ def robustness(study: Study) -> Answer | None:
     tables = [shortcuts.numbers(study), result_tables.curve(study)]
     files = ["metrics.json", "report.html"]
     if study.run.robustness.is_file():
-        tables.append(damaged_images.summary(RobustnessFile.load(study.run.robustness)))
+        tables.append(other_data.corruption_costs(RobustnessFile.load(study.run.robustness)))
         files.append(study.run.robustness.name)
     return shown(tables, *files)
 
