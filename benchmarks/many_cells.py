@@ -34,8 +34,8 @@ WINDOW_PX: Final = 72
 """Side of what is cut out of a field; a leukocyte is about half as wide."""
 CELL_PX: Final = 360
 SMEARS: Final = 2
-CELLS_OF_A_FIELD: Final = 4
-"""Fewer than a field has on average, so that every patient has enough."""
+CELLS_OF_A_FIELD: Final = 2
+"""Fewer than lie a window's half inside a field on average, so that every patient has enough."""
 COLUMNS: Final = ("path", "label", "patient_id", "session", "diagnosis")
 
 Image = NDArray[np.uint8]
@@ -75,14 +75,17 @@ def _write_patient(
 
 
 def _cells(spec: PhantomSpec, case: PhantomCase) -> Iterator[Image]:
-    """Each leukocyte of a field in the middle of a square, with the noise of a camera."""
+    """Leukocytes of a field, each in the middle of a square, with the noise of a camera.
+
+    Cells near an edge are left out: a mirrored edge would show two of them.
+    """
     phantom = render_phantom(spec, case.index)
-    half = WINDOW_PX // 2
-    field = cv2.copyMakeBorder(phantom.image, half, half, half, half, cv2.BORDER_REFLECT)
     rng = np.random.default_rng([spec.seed, case.index])
     for x0, y0, x1, y1 in phantom.boxes:
-        x, y = (x0 + x1) // 2, (y0 + y1) // 2
-        part = field[y : y + WINDOW_PX, x : x + WINDOW_PX]
+        x, y = ((a + b - WINDOW_PX) // 2 for a, b in ((x0, x1), (y0, y1)))
+        if not (0 <= x <= spec.size_px - WINDOW_PX and 0 <= y <= spec.size_px - WINDOW_PX):
+            continue
+        part = phantom.image[y : y + WINDOW_PX, x : x + WINDOW_PX]
         large = cv2.resize(part, (CELL_PX, CELL_PX), interpolation=cv2.INTER_CUBIC)
         noisy = large + 2 * rng.standard_normal(large.shape, np.float32)
         yield np.clip(np.rint(noisy), 0, 255).astype(np.uint8)

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from leukoscope.cli import console as shared
-from leukoscope.cli.console import command, console, print_json, say
+from leukoscope.cli.console import Styled, command, console, print_json, say
 
 CLIPBOARD = "\x1b]52;c;Y3VybA==\x07"
 
@@ -41,6 +41,18 @@ def test_plain_lines_and_json_obey_no_name(capsysbinary: pytest.CaptureFixture[b
     assert "\\x1b]52;c;" in err.decode()
     assert "\\xe4.png\tä\nnext" in err.decode()
     assert json.loads(out)["image"] == name
+
+
+def test_styled_parts_of_a_line_obey_no_name_either(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = "\\x1b]52;c;Y3VybA==\\x07"
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert str(Styled(CLIPBOARD, "red", bold=True)) == f"\x1b[31m\x1b[1m{shown}\x1b[0m"
+    say("a ", Styled(CLIPBOARD, "red"))  # captured: no terminal
+    assert capsys.readouterr().out == f"a {shown}\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert str(Styled(CLIPBOARD, "red", bold=True)) == shown
 
 
 def test_every_command_prints_through_the_shared_functions() -> None:

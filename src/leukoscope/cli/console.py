@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import os
 import re
 import sys
 import time
@@ -90,9 +91,28 @@ def console(stderr: bool = False) -> Console:
     return Plain(stderr=stderr, highlight=False, soft_wrap=True)
 
 
-def say(text: str = "", *, err: bool = False) -> None:
-    """Print a line of plain text; control characters in names are shown, not obeyed."""
-    typer.echo(text.translate(_CONTROLS), err=err)
+@dataclass(frozen=True)
+class Styled:
+    """A part of a line that stands out on a terminal that shows colours."""
+
+    text: str
+    colour: str | None = None
+    bold: bool = False
+
+    def __str__(self) -> str:
+        shown = self.text.translate(_CONTROLS)
+        if os.environ.get("NO_COLOR"):
+            return shown
+        return typer.style(shown, fg=self.colour, bold=self.bold or None)
+
+
+def say(*parts: str | Styled, err: bool = False) -> None:
+    """Print a line; control characters in names are shown, not obeyed.
+
+    Rich, whose import costs as much as answering an image, is for tables and progress.
+    """
+    shown = (part.translate(_CONTROLS) if isinstance(part, str) else str(part) for part in parts)
+    typer.echo("".join(shown), err=err)
 
 
 def command(function: Callable[P, int | None]) -> Callable[P, None]:

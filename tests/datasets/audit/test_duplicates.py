@@ -64,6 +64,28 @@ def test_pairs_are_compared_at_once_as_one_by_one(smear: Draw, tmp_path: Path, p
     assert {(i, j) for i, j, _ in found} == {(0, 1), (2, 3)}
 
 
+@pytest.mark.parametrize("black", [False, True])
+def test_sketches_of_very_many_pairs_lose_no_copy(
+    smear: Draw, tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch, black: bool
+) -> None:
+    pictures = [cut_out(smear(k)) if black else smear(k) for k in range(8)]
+    rng = np.random.default_rng(0)
+    for k in range(0, 8, 2):
+        lit = pictures[k].max(axis=2, keepdims=True) > 0
+        noisy = pictures[k] * 0.9 + lit * rng.normal(0, 3, pictures[k].shape)
+        turned = np.asarray(dihedral(np.clip(noisy, 0, 255).astype(np.uint8), k))
+        pictures.append(np.ascontiguousarray(turned))
+    paths = [put(tmp_path / f"{k}.png", one) for k, one in enumerate(pictures)]
+    measures = measure_images(paths)
+    few = near_duplicates(paths, measures)
+    assert len(few) == 4
+    proposed = [(i, j, variant) for i, j in ((0, 1), (0, 8), (2, 9)) for variant in range(8)]
+    kept = duplicates._alike_in_sketches(proposed, paths, measures.cut_out, 1)
+    assert kept == (proposed if black else [(0, 8, 0), (2, 9, 2)])
+    monkeypatch.setattr(duplicates, "_MANY_PROPOSED", 0)
+    assert near_duplicates(paths, measures) == few
+
+
 def _one_by_one(measures: Measures) -> list[tuple[int, int, int]]:
     n = len(measures.hashes)
     return [

@@ -163,7 +163,7 @@ def test_a_flat_picture_has_no_patches() -> None:
 
 def test_many_images_are_kept_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert allocate_array((3, 2), np.int8).base is None
-    monkeypatch.setattr(neighbour_search, "INDEX_FROM", 2)
+    monkeypatch.setattr(neighbour_search, "_FILE_FROM", 2)
     kept = allocate_array((3, 2), np.int8)
     kept[:] = 7
     assert isinstance(kept.base, np.memmap)

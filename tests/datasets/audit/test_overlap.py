@@ -76,6 +76,24 @@ def test_lone_cells_that_match_are_no_overlap(tmp_path: Path, put: Put) -> None:
     assert overlaps(tmp_path, put, images) == []
 
 
+def cell_in_the_middle(seed: int) -> Image:
+    """A dark textured cell with a red cell in one corner and noise; no two are of one place."""
+    rng = np.random.default_rng(seed)
+    image = np.full((176, 176, 3), (235, 225, 228), np.uint8)
+    corner = tuple(int(v) for v in rng.integers(-6, 7, 2))
+    cv2.circle(image, corner, 24, (205, 150, 160), -1, cv2.LINE_AA)
+    axes = tuple(int(v) for v in rng.integers(36, 44, 2))
+    cv2.ellipse(image, (88, 88), axes, 0, 0, 360, (110, 60, 160), -1, cv2.LINE_AA)
+    spots = cv2.GaussianBlur(rng.normal(0, 40, (176, 176)), (0, 0), 3)
+    inside = (image[:, :, 1] < 100)[:, :, None]
+    noisy = image + inside * spots[:, :, None] * 2 + rng.normal(0, 2, image.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def test_cells_that_each_lie_in_the_middle_are_no_overlap(tmp_path: Path, put: Put) -> None:
+    assert overlaps(tmp_path, put, [cell_in_the_middle(seed) for seed in range(12)]) == []
+
+
 def test_a_common_scale_bar_is_no_overlap(tmp_path: Path, smear: Draw, put: Put) -> None:
     images = [smear(seed, 176) for seed in range(300, 312)]
     for image in images:

@@ -13,8 +13,8 @@ import typer
 from leukoscope.cli.console import (
     DISCLAIMER,
     EXIT_SOME_UNREADABLE,
+    Styled,
     command,
-    console,
     print_json,
     progress_bars,
     say,
@@ -151,7 +151,8 @@ def _answer(predictor: Predictor, sources: Inputs, total: int, outputs: _Outputs
             further = ("similar",) if outputs.similar else ()
             files = opened.enter_context(bulk.beside(out, predictor.class_names, further))
         audit = opened.enter_context(closing(_audit_log(log))) if log else None
-        show = opened.enter_context(progress_bars("images"))
+        # One image shows no progress, and bars take their library's import.
+        show = opened.enter_context(progress_bars("images")) if total > 1 else None
         stream = bulk.predict_files(predictor, sources, files, explain=outputs.explain)
         for done, answer in enumerate(stream, start=1):
             if isinstance(answer, Failure):
@@ -164,7 +165,7 @@ def _answer(predictor: Predictor, sources: Inputs, total: int, outputs: _Outputs
                 audit.add(answer, predictor)
             if files is None:
                 answers.append(answer)
-            if total > 1:
+            if show is not None:
                 show("predicting", done, total)
     if out is None:
         _show(answers, patients, outputs.as_json)
@@ -227,25 +228,24 @@ def _predictor(
 def _print(answer: Prediction | Failure) -> None:
     from leukoscope.runtime.prediction import Failure
 
-    out = console()
     if isinstance(answer, Failure):
-        out.print(f"could not be read: {answer}", style="red", markup=False)
+        say(Styled(f"could not be read: {answer}", "red"))
         return
     colour = {"accept": "green", "review": "yellow", "reject": "red"}[answer.decision]
-    out.print(answer.image, style="bold", markup=False)
-    out.print(f"  {answer.predicted}  [{colour}]{answer.decision}[/]  ", end="")
-    out.print("  ".join(f"{name} {p:.1%}" for name, p in answer.probabilities.items()))
-    if answer.p_malignant is not None:
-        out.print(f"  P(malignant) {answer.p_malignant:.1%}, ", end="")
-    out.print(f"prediction set {{{', '.join(answer.prediction_set)}}}", markup=False)
+    say(Styled(answer.image, bold=True))
+    shares = "  ".join(f"{name} {p:.1%}" for name, p in answer.probabilities.items())
+    say(f"  {answer.predicted}  ", Styled(answer.decision, colour), f"  {shares}")
+    malignant = answer.p_malignant
+    risk = "" if malignant is None else f"  P(malignant) {malignant:.1%}, "
+    say(f"{risk}prediction set {{{', '.join(answer.prediction_set)}}}")
     for reason in answer.reasons:
-        out.print(f"  · {reason}", markup=False)
+        say(f"  · {reason}")
     if answer.tiles is not None:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in answer.tiles["share"].items())
-        out.print(f"  {answer.tiles['n']} {answer.tiles['kind']}: {shares}", markup=False)
+        say(f"  {answer.tiles['n']} {answer.tiles['kind']}: {shares}")
     if answer.similar:
         near = ", ".join(f"{c.label} {c.image_id} at {c.distance:.2f}" for c in answer.similar)
-        out.print(f"  similar training cases: {near}", markup=False)
+        say(f"  similar training cases: {near}")
 
 
 def _patients(predictor: Predictor, sources: Inputs, place: Path | None) -> PatientCollector | None:
@@ -270,20 +270,16 @@ def _tell_patients(patients: PatientCollector, out: Path | None, as_json: bool) 
 
 
 def _print_patient(row: dict[str, object]) -> None:
-    out = console()
     used = f"{row['n_images']} images" if row["n_images"] != 1 else "1 image"
-    out.print(f"patient {row['patient']}", style="bold", markup=False)
+    say(Styled(f"patient {row['patient']}", bold=True))
     left = [f"{row[f'n_{why}']} {why}" for why in ("rejected", "unreadable") if row[f"n_{why}"]]
     tail = f" ({', '.join(left)} left out)" if left else ""
     if not row["predicted"]:
-        out.print(f"  no image that could be used{tail}", markup=False)
+        say(f"  no image that could be used{tail}")
         return
     p = row[f"p_{row['predicted']}"]
     span = "" if row["low"] is None else f" ({row['low']:.1%} to {row['high']:.1%})"
     decided = f", {row['decision']}" if "decision" in row else ""
-    out.print(
-        f"  {row['predicted']}  {p:.1%}{span}, {row['method']} of {used}{tail}{decided}",
-        markup=False,
-    )
+    say(f"  {row['predicted']}  {p:.1%}{span}, {row['method']} of {used}{tail}{decided}")
     if row.get("reasons"):
-        out.print(f"  · {row['reasons']}", markup=False)
+        say(f"  · {row['reasons']}")

@@ -18,6 +18,7 @@ from leukoscope.core.records import ImageRecord
 from leukoscope.datasets.audit.measurements import Measures, dihedral, inverse_variant
 from leukoscope.datasets.audit.neighbour_search import (
     NeighbourIndex,
+    allocate_array,
     evenly_chosen,
     row_blocks,
     sample_size,
@@ -44,6 +45,9 @@ _WORKING_PX = 256
 _TWIN_ERROR = 14.0  # grey levels, root mean square over the cut-out cells
 _TWIN_LIKENESS = 0.9
 _BLOCK = 512
+_MANY_PROPOSED = 5_000  # pairs beyond which sketches pay
+_SKETCH_PX = 128
+_SKETCH_LIKENESS = 0.75  # within .01 of the likeness at full size, or above it, where noise is lost
 _SIMILAR = 16  # neighbours of each version of a picture that an index proposes
 _FIELDS = 20_000  # compared at a time
 _WINDOW = 6  # px of the small picture
@@ -75,12 +79,14 @@ def near_duplicates(
     """Pairs of one picture in two versions: re-encoded, retouched, refocused, flipped or turned.
 
     Perceptual hashes propose, of many images only those of the most similar small pictures; the
-    correlation of the small pictures and then of the fine
-    structure at full resolution decide. Equal pixels are left out.
+    correlation of the small pictures and then of the fine structure at full resolution decide, of
+    very many pairs only where it is alike in sketches. Equal pixels are left out.
 
     With ``between`` only the first so many images are compared with the others.
     """
     proposed = sorted(set(_near_hashes(measures, between, threads)))
+    if len(proposed) > _MANY_PROPOSED:
+        proposed = _alike_in_sketches(proposed, paths, measures.cut_out, threads)
     load = lru_cache(maxsize=64)(partial(_fine_structure, paths))
 
     def compare(item: tuple[int, int, int]) -> NearDuplicate:
@@ -155,6 +161,44 @@ def _by_index(measures: Measures, between: int, threads: int) -> Iterator[_Propo
     for own in np.split(keys, np.flatnonzero(np.diff(keys // 8 // n)) + 1):
         if len(own) and not flat[picture := int(own[0]) // 8 // n]:
             yield picture, own // 8 % n, own % 8
+
+
+def _alike_in_sketches(
+    proposed: Sequence[tuple[int, int, int]],
+    paths: Sequence[Path],
+    cut_out: NDArray[np.bool_],
+    threads: int,
+) -> list[tuple[int, int, int]]:
+    """The pairs that are alike in sketches of their fine structure, sorted.
+
+    Each picture is in several pairs: their fine structure would fill the memory, and would be
+    made again and again if it were not kept. Sketches can be kept. Pairs of cut-out cells stay:
+    sketches do not leave out where only one of two cells is.
+    """
+    kept = [pair for pair in proposed if cut_out[pair[0]] or cut_out[pair[1]]]
+    proposed = sorted(set(proposed) - set(kept))
+    used = sorted({k for i, j, _ in proposed for k in (i, j)})
+    place = {k: row for row, k in enumerate(used)}
+    sketches = allocate_array((len(used), _SKETCH_PX, _SKETCH_PX), np.int8)
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for row, sketch in enumerate(pool.map(partial(_sketch, paths), used)):
+            sketches[row] = sketch
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, j, variant in proposed:
+        groups[i, variant].append(j)
+    for (i, variant), others in groups.items():
+        turned = np.asarray(dihedral(sketches[place[i]], inverse_variant(variant)))
+        like = _correlations(turned, sketches[[place[j] for j in others]]) >= _SKETCH_LIKENESS
+        kept += [(i, j, variant) for j, alike in zip(others, like, strict=True) if alike]
+    return sorted(kept)
+
+
+def _sketch(paths: Sequence[Path], i: int) -> NDArray[np.int8]:
+    """Fine structure of a picture at half its size, 0 where it does not count."""
+    fine, inside = _fine_structure(paths, i)
+    size = (_SKETCH_PX, _SKETCH_PX)
+    small = cv2.resize(fine * inside, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(np.clip(np.rint(small * 2), -127, 127), np.int8)
 
 
 def _fine_structure(paths: Sequence[Path], i: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -25,7 +25,8 @@ LOW_PX = 64
 _HASH_PX = 32
 _CUT_OUT = 0.3  # share of black pixels from which a picture is cells cut out on black
 _HIGH_PASS = 5.0  # px of the small picture
-_LEVELS = 40.0  # int8 steps per standard deviation
+RELIEF_LEVELS = 40.0
+"""int8 steps per standard deviation of a relief."""
 _NO_BOX = (-1, -1, -1, -1)
 
 
@@ -198,7 +199,7 @@ def _relief(
         fy, fx = LOW_PX / shape[0], LOW_PX / shape[1]
         level[int(y0 * fy) : int(np.ceil(y1 * fy)), int(x0 * fx) : int(np.ceil(x1 * fx))] = 0
     level /= level.std() + np.float32(1e-3)
-    return np.asarray(np.clip(level, -3, 3) * _LEVELS, np.int8)
+    return np.asarray(np.clip(level, -3, 3) * RELIEF_LEVELS, np.int8)
 
 
 def pixel_hash(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

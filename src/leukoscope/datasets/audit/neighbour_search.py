@@ -27,10 +27,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from leukoscope.config.passport import Search
 
-INDEX_FROM = 20_000
+INDEX_FROM = 4_000
 """Number of images beyond which an index proposes the pairs, where faiss is installed."""
 
 SLOW = "every pair is compared, which is slow: pip install 'leukoscope[scale]' for an index"
+
+_FILE_FROM = 20_000  # rows beyond which an array is backed by a file
 
 Votes = dict[tuple[int, int], tuple[int, int, int]]
 _BLOCK = 4096
@@ -78,7 +80,7 @@ def describe_search(n: int) -> Search | None:
 
 def allocate_array(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """An empty array; a large one is backed by an unnamed temporary file."""
-    if shape[0] <= INDEX_FROM:
+    if shape[0] <= _FILE_FROM:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:
         return np.asarray(np.memmap(file, dtype, "w+", shape=shape))

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.datasets.audit.measurements import LOW_PX, Measures
+from leukoscope.datasets.audit.measurements import LOW_PX, RELIEF_LEVELS, Measures
 from leukoscope.datasets.audit.neighbour_search import (
     allocate_array,
     row_blocks,
@@ -35,6 +35,12 @@ LEAST_EVIDENCE = 0.42
 out of focus lie above 0.45."""
 _PEAK = 5.0  # standard deviations by which the phase correlation's peak stands out
 _COARSE = 0.3  # correlation of the small pictures
+LEAST_REST = (0.4, 0.3)
+"""Least correlations without the strongest dark thing that both pictures show, and without the two
+strongest. Of cells that each lie in the middle of their own picture nine in ten stay below in the
+small pictures; the overlaps of the 4-class ALL set stay above .42 and .32."""
+_HALO = 10  # px of the small pictures that a dark thing shines into its high-passed surroundings
+_FEWEST_REST = 100  # px of the small pictures from which a rest can be judged
 _BAND = 0.22  # cycles per px of the small pictures that carry structure
 _WORKING_PX = 256  # longer side at which overlaps are verified
 _TILES = 4
@@ -42,6 +48,8 @@ _CONTRAST_PX = 6.0  # px over which contrast is made even
 _CONTRAST = 3.0  # grey levels below which it is left as it is
 _TEXTURE = 1.5  # grey levels; a flatter tile says nothing
 _BATCH = 128
+_LEAST_TEMPLATE = 16  # px, of the shorter side
+_VOTE_REACH = 1  # px of the small pictures by which two patches mistake a shift
 Shift = tuple[int, int]
 ShiftCandidate = tuple[int, int, Shift]
 
@@ -182,8 +190,12 @@ def _compare_voted(
     votes = shifted_pictures(relief, side, threads=threads)
     voted: dict[int, list[ShiftCandidate]] = {}
     for (i, j), (_, dx, dy) in votes.items():
-        shift = _best_of(relief[i], relief[j], product((dx - 1, dx, dx + 1), (dy - 1, dy, dy + 1)))
-        if shift is not None:
+        a, b = relief[i].astype(np.float32), relief[j].astype(np.float32)
+        found = _refine(a, b, dx, dy, _VOTE_REACH)
+        if found is None or found[1] < _COARSE:
+            continue
+        shift = found[0]
+        if not _hinges_small(a, b, shift):
             voted.setdefault(i, []).append((i, j, shift))
     yield from (voted.get(i, []) for i in range(len(relief)))
 
@@ -241,7 +253,64 @@ def _best_of(
         score = correlation(*_shared(a, b, dx, dy))
         if score > best:
             best, shift = score, (dx, dy)
-    return shift
+    return None if shift is None or _hinges_small(a, b, shift) else shift
+
+
+def _hinges_small(a: NDArray[np.generic], b: NDArray[np.generic], shift: Shift) -> bool:
+    """:func:`hinges_on_few` of two shifted small pictures."""
+    x, y = _shared(a, b, *shift)
+    return hinges_on_few(x, y, rests(x, y, (RELIEF_LEVELS, RELIEF_LEVELS)))
+
+
+def rests(
+    a: NDArray[np.generic], b: NDArray[np.generic], dark: tuple[float, float]
+) -> list[NDArray[np.bool_]]:
+    """Where two pictures are left without the one, then the two, strongest things of both.
+
+    Args:
+        a: (h, w) relief of the shared part of one picture, at the scale of the small pictures.
+        b: (h, w) of the other.
+        dark: How much darker than its surroundings a thing is, in either picture.
+
+    Returns:
+        Two (h, w) masks.
+    """
+    x, y = a.astype(np.float32), b.astype(np.float32)
+    both = ((x < -dark[0]) & (y < -dark[1])).astype(np.uint8)
+    count, things = cv2.connectedComponents(both)
+    strength = np.bincount(things.ravel(), weights=(x * y).ravel(), minlength=count)[1:]
+    halo = np.ones((2 * _HALO + 1, 2 * _HALO + 1), np.uint8)
+    rest, found = np.ones(x.shape, np.bool_), []
+    for thing in [*(1 + np.argsort(-strength, kind="stable")[:2]), 0, 0][:2]:
+        if thing:
+            rest = rest & (cv2.dilate((things == thing).astype(np.uint8), halo) == 0)
+        found.append(rest)
+    return found
+
+
+def hinges_on_few(
+    a: NDArray[np.generic],
+    b: NDArray[np.generic],
+    kept: Sequence[NDArray[np.bool_]],
+    fewest: int = _FEWEST_REST,
+) -> bool:
+    """Whether two pictures are alike by one or two things alone.
+
+    Two round cells correlate whosever they are; one place has more in common than its cell. A
+    picture that shows one thing only cannot be judged and is said to hinge on it.
+
+    Args:
+        a: (h, w) shared part of one picture.
+        b: (h, w) of the other.
+        kept: Of :func:`rests`, at this size.
+        fewest: Pixels from which a rest can be judged.
+    """
+    if kept[0].sum() < fewest:
+        return True
+    return any(
+        mask.sum() >= fewest and correlation(a[mask], b[mask]) < least
+        for mask, least in zip(kept, LEAST_REST, strict=True)
+    )
 
 
 def _shared(
@@ -290,12 +359,13 @@ def _verify(candidate: ShiftCandidate, load: Callable[[int], _Plane]) -> Overlap
     if a.relief.shape != b.relief.shape:
         return None
     height, width = a.relief.shape
-    shift = _refine(
-        a.relief, b.relief, round(low_dx * width / LOW_PX), round(low_dy * height / LOW_PX)
+    reach = round(1.5 * max(height, width) / LOW_PX) + 1
+    refined = _refine(
+        a.relief, b.relief, round(low_dx * width / LOW_PX), round(low_dy * height / LOW_PX), reach
     )
-    if shift is None:
+    if refined is None:
         return None
-    dx, dy = shift
+    dx, dy = refined[0]
     valid = np.logical_and(*_shared(a.valid, b.valid, dx, dy))
     share = float(valid.sum()) / a.relief.size
     if share < LEAST_OVERLAP:
@@ -313,7 +383,31 @@ def _verify(candidate: ShiftCandidate, load: Callable[[int], _Plane]) -> Overlap
         return None
     if not convinces(tile_agreement(x, y, valid)):
         return None
+    dark = (float(a.relief.std()), float(b.relief.std()))
+    if _hinges_in_full(((x, y), even), valid, dark, max(height, width) / LOW_PX):
+        return None
     return Overlap(i, j, round(dx * a.scale), round(dy * a.scale), round(score, 3), round(share, 3))
+
+
+def _hinges_in_full(
+    parts: Sequence[tuple[NDArray[np.generic], NDArray[np.generic]]],
+    valid: NDArray[np.bool_],
+    dark: tuple[float, float],
+    scale: float,
+) -> bool:
+    """:func:`hinges_on_few` by the shared reliefs, then by those of even contrast."""
+    height, width = valid.shape
+    size = (max(1, round(width / scale)), max(1, round(height / scale)))
+    a, b = (
+        cv2.resize(part.astype(np.float32), size, interpolation=cv2.INTER_AREA) for part in parts[0]
+    )
+    full = (width, height)
+    kept = [
+        cv2.resize(mask.astype(np.uint8), full, interpolation=cv2.INTER_NEAREST) * valid > 0
+        for mask in rests(a, b, dark)
+    ]
+    fewest = round(_FEWEST_REST * scale**2)
+    return any(hinges_on_few(a, b, kept, fewest) for a, b in parts)
 
 
 def overlap_evidence(correlation: float, share: float) -> float:
@@ -331,16 +425,17 @@ def overlap_evidence(correlation: float, share: float) -> float:
     return float(np.arctanh(np.clip(correlation, -0.999, 0.999)) * np.sqrt(share))
 
 
-def _refine(a: NDArray[np.float32], b: NDArray[np.float32], dx: int, dy: int) -> Shift | None:
-    """The best shift within one and a half px of the small pictures."""
-    reach = round(1.5 * max(a.shape) / LOW_PX) + 1
+def _refine(
+    a: NDArray[np.float32], b: NDArray[np.float32], dx: int, dy: int, reach: int
+) -> tuple[Shift, float] | None:
+    """The best shift within reach of one, and its correlation; None where too little is shared."""
     x, y = _shared(a, b, dx, dy)
-    if min(x.shape) < 2 * reach + 16:
+    if min(x.shape) < 2 * reach + _LEAST_TEMPLATE:
         return None
     inner = np.ascontiguousarray(x[reach:-reach, reach:-reach], np.float32)
     surface = cv2.matchTemplate(np.ascontiguousarray(y, np.float32), inner, cv2.TM_CCOEFF_NORMED)
-    _, _, _, (left, top) = cv2.minMaxLoc(surface)
-    return dx + left - reach, dy + top - reach
+    _, score, _, (left, top) = cv2.minMaxLoc(surface)
+    return (dx + left - reach, dy + top - reach), score
 
 
 def tile_agreement(
