@@ -57,6 +57,8 @@ _TYPE = "the values have that type already, or are turned into it later"
 _TIES = "the order of equal values does not matter, and short arrays are sorted stably anyway"
 _AXIS = "the last axis is the default"
 _ROUNDING = "differs only where two numbers agree to the last bits"
+_FIRST_LETTER = "NumPy reads the first letter of the name"
+_SAME_ROWS = "the directions that are read are the same"
 _MORE = "more is computed than is read"
 _EQUAL_LENGTHS = "the columns are made with equal lengths"
 _CANCELS = "a constant factor: the distribution is divided by its sum"
@@ -82,10 +84,20 @@ LOOKED_AT = (
     ("examples", "review_order", _TYPE, (8, 10, 12, 14)),
     ("examples", "review_order", _TIES, (16, 18, 20)),
     ("feature_space", "neighbour_purity", _AXIS, (42, 78)),
-    ("feature_space", "neighbour_purity", "NumPy reads the first letter of the name", (52,)),
+    ("feature_space", "neighbour_purity", _FIRST_LETTER, (52,)),
     ("feature_space", "pairwise", _TYPE, (2, 4, 8, 10)),
     ("feature_space", "pca_map", _ROUNDING, (6,)),
     ("feature_space", "tsne_map", "nothing is drawn at random; the default start", (5, 7, 8)),
+    ("gate", "energy", _TYPE, (3, 5)),
+    ("gate", "separation", _TYPE, (4, 6, 9, 11)),
+    ("gate", "fit_gate", "replaced before it is read", (10, 11, 22)),
+    ("ood", "fit_ood", _SAME_ROWS, (22, 24, 26)),
+    ("ood", "neighbour_distance", _AXIS, (42,)),
+    ("ood", "nearest_cases", _AXIS, (31, 42)),
+    ("ood", "nearest_cases", _FIRST_LETTER, (35,)),
+    ("ood", "choose_cases", _SAME_ROWS, (11, 13, 14)),
+    ("ood", "_product", "both ways to multiply agree", (7, 8, 9, 10)),
+    ("ood", "_product", "an empty matrix that is not read", (22, 27, 28, 36, 37)),
     ("robustness", "mean_corruption_error", _TYPE, (4, 6, 13, 15, 23, 25, 38, 44, 46)),
     ("robustness", "is_beyond", "the first of the two conditions meets nothing but False", (7,)),
     ("statistics/hierarchy", "split_levels", _TYPE, (3, 5)),

@@ -28,6 +28,7 @@ from leukoscope.evaluation.gate import (
 from leukoscope.evaluation.ood import (
     MOST_DIMENSIONS,
     choose_cases,
+    fit_ood,
     nearest_cases,
     neighbour_distance,
     reduce_references,
@@ -278,6 +279,26 @@ def test_the_record_says_what_was_fitted_and_on_what() -> None:
     assert (gate.references is not None) == ("knn" in names)
     below = (largest(gate.scores(val), sorted(names)) <= gate.threshold).sum()
     assert below == 91  # the ⌈101 × .9⌉-th smallest
+
+
+def test_every_tensor_comes_back() -> None:
+    rng = np.random.default_rng(4)
+    model, colours = fit_ood(rng.normal(size=(30, 6))), fit_ood(rng.normal(size=(30, 4)))
+    names = ("mahalanobis", "knn", "appearance")
+    scales = tuple(ScoreScale(name=name, median=0.5, limit=2.0) for name in names)
+    references, basis = np.eye(6, 3, dtype=np.float16), np.eye(6, 3, dtype=np.float16)
+    gate = Gate(scales, 1.25, model, colours, references, basis)
+    record = OutOfDistribution(accept=0.9, threshold=1.25, n_fit=30, n_val=9, scores=scales)
+    again = Gate.from_tensors(load(gate.to_bytes()), record)
+    assert (again.scales, again.threshold, again.num_features) == (scales, 1.25, 6)
+    np.testing.assert_array_equal(again.references, references)
+    np.testing.assert_array_equal(again.basis, basis)
+    some = GateInputs(rng.normal(size=(5, 4)), rng.normal(size=(5, 6)), np.zeros((5, 2)))
+    for name, values in gate.scores(some).items():
+        np.testing.assert_allclose(again.scores(some)[name], values, rtol=1e-6)
+    only = OutOfDistribution(accept=0.9, threshold=1, n_fit=30, n_val=9, scores=scales[:1])
+    plain = Gate.from_tensors(load(gate.to_bytes()), only)
+    assert (plain.appearance, plain.references, plain.basis) == (None, None, None)
 
 
 def test_shares_of_accepted_outliers() -> None:
