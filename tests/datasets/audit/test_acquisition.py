@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leukoscope.datasets.audit import acquisition
@@ -99,6 +99,7 @@ def test_one_stray_image_moves_but_fuses_nothing() -> None:
     assert merged[10] == merged[0] != merged[11]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_merging_never_cuts_a_component(data: st.DataObject) -> None:
     n = data.draw(st.integers(4, 40))
