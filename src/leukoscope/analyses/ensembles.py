@@ -156,12 +156,10 @@ def run_ensemble(
         metrics.save(run.metrics)
     with progress.step("comparing"):
         best, tests = _tests(table, names, chosen, folds, config)
-        EnsembleFile(
-            members=_described(members),
-            weights=weights,
-            best_member=best,
-            tests=tests,
-        ).save(run.ensemble)
+        stored = EnsembleFile(
+            members=_described(members), weights=weights, best_member=best, tests=tests
+        )
+        stored.save(run.ensemble)
     describe_environment(run, config.seed, progress).save(run.environment)
     with progress.step("report"):
         write_report(run)

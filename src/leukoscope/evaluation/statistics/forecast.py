@@ -256,13 +256,8 @@ def forecasts(
         ``unit``, ``n_units``, and by metric ``value``, ``low``, ``high``, ``reliable``,
         ``verdict``; or ``{"reason"}`` where nothing can be forecast.
     """
-    if inside.class_names != outside.class_names:
-        return {"reason": "only malignant against not malignant could be measured there"}
-    if unit != new_unit:
-        return {
-            "reason": f"the study held out {unit}s, and the other data is known by {new_unit}: how "
-            f"many new {unit}s it holds is not known"
-        }
+    if reason := _no_forecast(inside.class_names, outside.class_names, unit, new_unit):
+        return {"reason": reason}
     shared = sorted(set(inside.y_true.tolist()) & set(outside.y_true.tolist()))
     rows = np.isin(inside.y_true, shared)
     y, probs, labels = inside.y_true[rows], inside.probs[rows], np.array(groups)[rows]
@@ -293,6 +288,20 @@ def forecasts(
     if auc.low is not None and ranked is not None and ranked.value is not None:
         result["roc_auc"] = _judged(auc, ranked)
     return result
+
+
+def _no_forecast(
+    classes: Sequence[str], new_classes: Sequence[str], unit: str, new_unit: str
+) -> str:
+    """Why nothing can be forecast of other data; empty where something can."""
+    if classes != new_classes:
+        return "only malignant against not malignant could be measured there"
+    if unit != new_unit:
+        return (
+            f"the study held out {unit}s, and the other data is known by {new_unit}: how many new "
+            f"{unit}s it holds is not known"
+        )
+    return ""
 
 
 def _judged(forecast: Forecast | Estimate, found: Estimate) -> dict[str, object]:
