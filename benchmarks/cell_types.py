@@ -3,8 +3,9 @@
 Writes RUN.csv, a manifest whose label is the cell type, of the types with ``--least`` cells or
 more; the label it had (a patient's diagnosis) becomes the column ``diagnosis``. Fits and tests with
 whole patients held out, without audit, probes and perturbed images, which cost hours on a small
-machine, and prints a table. What it leaves in RUN is enough for ``leukoscope count --run RUN``; the
-whole study is ``leukoscope study RUN.csv -r single-cell``.
+machine, and prints a table. What it leaves in RUN is enough for ``leukoscope count --run RUN``;
+``python benchmarks/cell_types.py --counts FOLDER`` prints how well those counts agree with the
+labels. The whole study is ``leukoscope study RUN.csv -r single-cell``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leukoscope.config.counts import Agreement, CountsFile
 from leukoscope.config.loading import save_study_config
 from leukoscope.core.files import read_csv, write_csv
 from leukoscope.core.labels import class_title
@@ -38,12 +40,18 @@ METRICS = ("macro_f1", "accuracy", "balanced_accuracy", "roc_auc", "log_loss", "
 def main() -> None:
     """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="manifest with path,label,patient_id,cell_type")
-    parser.add_argument("run", type=Path, help="folder of the fits; its manifest is RUN.csv")
+    parser.add_argument("data", nargs="?", type=Path, help="path,label,patient_id,cell_type")
+    parser.add_argument("run", nargs="?", type=Path, help="folder of the fits, beside RUN.csv")
+    parser.add_argument("--counts", type=Path, help="print the agreement of these counts, no more")
     parser.add_argument("--least", type=int, default=100, help="fewest cells of a type")
     parser.add_argument("-r", "--recipe", default="single-cell")
     parser.add_argument("-s", "--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
+    if options.counts:
+        print("\n".join(agreement(CountsFile.load(options.counts / "counts.json"))))
+        return
+    if options.data is None or options.run is None:
+        parser.error("name the manifest and the folder of the fits, or --counts FOLDER")
     table = options.run.with_suffix(".csv")
     cells = write_types(options.data, table, options.least)
     print(f"{sum(cells.values()):,} cells of {len(cells)} types: {table}\n", flush=True)
@@ -97,9 +105,50 @@ def lines(measured: Mapping[str, Any]) -> list[str]:
     confusion = entry["confusion"]
     for k, name in enumerate(measured["class_names"]):
         n, named, right = sum(confusion[k]), sum(row[k] for row in confusion), confusion[k][k]
-        shares = f"{right / n:.0%} | {right / named:.0%}" if named else f"{right / n:.0%} | —"
-        found.append(f"| {class_title(name)} | {n} | {shares} |")
+        precision = f"{100 * right / named:.0f} %" if named else "—"
+        found.append(f"| {class_title(name)} | {n} | {100 * right / n:.0f} % | {precision} |")
     return found
+
+
+def agreement(counts: CountsFile) -> list[str]:
+    """Markdown: blast shares against the labels, then a line a class; shares in points."""
+    truth = counts.truth
+    if truth is None or truth.blasts is None:
+        raise SystemExit("these counts were not compared with labels")
+    blasts = truth.blasts
+    found = [
+        "| | value |",
+        "|---|---|",
+        f"| mean absolute error of the blast share, points | {_error(blasts)} |",
+        f"| blast shares that the 95 % interval holds, of {truth.patients} patients "
+        f"| {100 * blasts.held:.1f} % |",
+        f"| shares of all classes that it holds | {100 * truth.held:.1f} % |",
+        f"| … that the interval of the classifier alone holds | {100 * truth.held_cells:.1f} % |",
+        f"| bias of the blast share; limits of agreement | {_limits(blasts)} |",
+        "",
+        "| type | mean absolute error, points | bias; limits of agreement | interval holds |",
+        "|---|---|---|---|",
+    ]
+    for one in truth.classes:
+        cells = [class_title(one.class_name), _error(one), _limits(one), f"{100 * one.held:.0f} %"]
+        found.append(f"| {' | '.join(cells)} |")
+    return found
+
+
+def _error(agreed: Agreement) -> str:
+    """Mean absolute error with its interval, in points."""
+    error = agreed.mean_absolute_error
+    return f"{_points(error.value)} ({_points(error.low)}–{_points(error.high)})"
+
+
+def _limits(agreed: Agreement) -> str:
+    """Bias and limits of agreement, in points."""
+    low, high = _points(agreed.loa_low, "+"), _points(agreed.loa_high, "+")
+    return f"{_points(agreed.bias, '+')}; {low} to {high}"
+
+
+def _points(share: float | None, sign: str = "") -> str:
+    return "—" if share is None else f"{100 * share:{sign}.1f}".replace("-", "−")
 
 
 if __name__ == "__main__":
