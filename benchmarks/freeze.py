@@ -5,9 +5,10 @@ python benchmarks/freeze.py cnmc-2019 path/to/cnmc_2019 --audit path/to/study/ca
 
 Audits the data (or takes the audit that a study of the same files keeps in ``cache/audit``), makes
 the splits (5 folds, seed 42) and writes ``NAME.json`` and ``NAME.csv.gz`` into
-``src/leukoscope/datasets/frozen``. The same data and version give the same bytes;
-audit and splits of the published ones come out again, some of their sentences are older. A new hash is a
-new passport: say so in the changelog, for papers cite it.
+``src/leukoscope/datasets/frozen``. The same data and version give the same bytes. The published
+passports are older: components, clusters and test folds come out again, but they also keep images
+to calibrate on, which folds no longer need. A new hash is a new passport: say so in the changelog,
+for papers cite it.
 """
 
 from __future__ import annotations
