@@ -1,4 +1,4 @@
-"""Penalties that a pooling cannot show to a linear head are refused before anything is read."""
+"""Settings that a pooling leaves without effect are refused before anything is read."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from leukoscope.pipeline.patient_fitting import PatientTrainer
     ("recipe", "settings", "says"),
     [
         ("patient-spread", ["training.unit_penalty=1"], "mean-spread sees one row a patient"),
+        ("patient-mean", ["training.balance=classes"], "here each patient counts as one"),
         (
             "patient-attention",
             ['training.degraded=["blur-1"]', "training.copy_penalty=1"],
@@ -23,7 +24,7 @@ from leukoscope.pipeline.patient_fitting import PatientTrainer
         ),
     ],
 )
-def test_a_penalty_without_a_place_is_refused(recipe: str, settings: list[str], says: str) -> None:
+def test_a_setting_without_effect_is_refused(recipe: str, settings: list[str], says: str) -> None:
     own = load_recipe(recipe)
     own = Recipe.model_validate(apply_overrides(own.model_dump(), settings))
     with pytest.raises(ConfigError, match=says):

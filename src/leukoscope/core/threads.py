@@ -65,8 +65,8 @@ def ordered_map(
 def one_blas_thread() -> AbstractContextManager[object]:
     """While it is open, products of matrices use one thread.
 
-    Those of small fits are too thin to share: threads that wait for each other make a fit three
-    times slower on idle cores, and thirty times on busy ones.
+    Those of small fits are too thin to share: threads that wait for each other make a fit several
+    times slower, most of all on busy cores.
     """
     limited: AbstractContextManager[object] = _linear_algebra().limit(limits=1, user_api="blas")
     return limited

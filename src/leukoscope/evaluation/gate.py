@@ -47,7 +47,7 @@ GATE_SCORES: Mapping[str, str] = MappingProxyType(
 DEFAULT = ("mahalanobis", "knn", "appearance")
 _ENOUGH, _ABLE = 0.002, 0.7
 
-_NAME = "references"  # the only tensor of a patient gate
+_REFERENCES = "references"  # the only tensor of a patient gate
 
 Float64Array = NDArray[np.float64]
 Features = NDArray[np.floating]
@@ -381,7 +381,7 @@ class PatientGate:
         """The content of a safetensors file."""
         from safetensors.numpy import save
 
-        return bytes(save({_NAME: np.ascontiguousarray(self.references)}))
+        return bytes(save({_REFERENCES: np.ascontiguousarray(self.references)}))
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> PatientGate:
@@ -394,7 +394,7 @@ class PatientGate:
         from safetensors.numpy import load
 
         try:
-            references = load(data)[_NAME]
+            references = load(data)[_REFERENCES]
         except (SafetensorError, KeyError) as error:
             raise DataError(
                 f"{where}: expected the tensors of a patient gate, but {error}"

@@ -61,7 +61,7 @@ class PatientTrainer:
     @classmethod
     def of(cls, store: PatientStore, recipe: Recipe, seed: int) -> PatientTrainer:
         """For one model of a recipe, or for one member of its inner folds."""
-        _check_penalties(recipe)
+        check_training(recipe)
         own = member_recipe(recipe) if recipe.inner_folds else recipe
         bags, *copies = (store.bags(recipe, name, seed) for name in ("image", *recipe.degraded))
         return cls(own, bags, store.data, tuple(copies))
@@ -132,8 +132,8 @@ class PatientTrainer:
         return {"val": chosen.val_logits, **logits}
 
 
-def _check_penalties(recipe: Recipe) -> None:
-    """Refuse penalties on what the pooling does not show to a linear head.
+def check_training(recipe: Recipe) -> None:
+    """Refuse settings that the pooling leaves without effect.
 
     Raises:
         ConfigError: With the pooling that would do.
@@ -141,6 +141,12 @@ def _check_penalties(recipe: Recipe) -> None:
     training, kind = recipe.training, recipe.patient.kind
     if not isinstance(training, LinearHeadTraining):
         return
+    if training.balance == "classes" and not isinstance(recipe.patient, GatedAttention):
+        raise ConfigError(
+            'training.balance = "classes" weighs images; here each patient counts as one',
+            hint='leave it out, or set patient.kind = "gated-attention", which weighs '
+            "classes alike",
+        )
     if training.unit_penalty and kind != "mean-probability":
         raise ConfigError(
             f"training.unit_penalty compares images of a patient; {kind} sees one row a patient",

@@ -145,11 +145,15 @@ def _run_steps(
     """Everything from the audit to the report."""
     from leukoscope.learning.backbones import check_networks
     from leukoscope.learning.trackers import check_trackers, track_report
+    from leukoscope.pipeline.patient_fitting import check_training
 
     _open_folder(run, config, resume)
     check_trackers(config.recipes, run.path)
     if not run.passport.is_file():
         check_networks(config.recipes)  # now, not after an audit of thousands of files
+        if config.unit == "patient":
+            for recipe in config.recipes:
+                check_training(recipe)
     with progress.step("audit"):
         found = audited_in(run, config, progress)
     images = labelled(found, config)
