@@ -21,10 +21,10 @@ from leukoscope.datasets.audit.duplicates import (
 from leukoscope.datasets.audit.measurements import (
     Measures,
     dihedral,
-    inverse_variant,
     measure_images,
     perceptual_hashes,
 )
+from leukoscope.datasets.audit.neighbour_search import inverse_variant
 from leukoscope.datasets.groups import component_labels, components, correlation
 
 Image = NDArray[np.uint8]
@@ -62,6 +62,29 @@ def test_pairs_are_compared_at_once_as_one_by_one(smear: Draw, tmp_path: Path, p
     found = sorted(duplicates._near_hashes(measures, 0, 1))
     assert found == sorted(_one_by_one(measures))
     assert {(i, j) for i, j, _ in found} == {(0, 1), (2, 3)}
+
+
+def test_round_cells_on_plain_ground_are_no_copies_of_each_other(tmp_path: Path, put: Put) -> None:
+    first, second = (_round_cell(seed) for seed in (0, 1))
+    copy = cv2.GaussianBlur(np.ascontiguousarray(first[:, ::-1]), (0, 0), 1.5)
+    paths = [put(tmp_path / f"{k}.png", one) for k, one in enumerate((first, second, copy))]
+    measures = measure_images(paths)
+    fine = [duplicates._fine_structure(paths, k) for k in range(2)]
+    assert duplicates._likeness(*fine, variant=0) > duplicates.LEAST_LIKENESS
+    (found,) = near_duplicates(paths, measures)
+    assert (found.first, found.second) == (0, 2)
+
+
+def _round_cell(seed: int) -> Image:
+    """A dark ellipse with faint texture of its own in the middle of a plain picture."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((360, 360), 220, np.float32)
+    cv2.ellipse(picture, (170, 190), (95 - 4 * seed, 75 + 2 * seed), 30, 0, 360, (90.0,), -1)
+    picture = cv2.GaussianBlur(picture, (0, 0), 3)
+    texture = cv2.GaussianBlur(rng.standard_normal(picture.shape).astype(np.float32), (0, 0), 5)
+    picture += 4 * texture / texture.std() * (picture < 150)
+    picture += rng.standard_normal(picture.shape).astype(np.float32)
+    return np.repeat(np.clip(picture, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 @pytest.mark.parametrize("black", [False, True])

@@ -15,11 +15,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from leukoscope.core.records import ImageRecord
-from leukoscope.datasets.audit.measurements import Measures, dihedral, inverse_variant
+from leukoscope.datasets.audit.measurements import Measures, dihedral
 from leukoscope.datasets.audit.neighbour_search import (
     NeighbourIndex,
     allocate_array,
     evenly_chosen,
+    inverse_variant,
     row_blocks,
     sample_size,
     similar_pictures,
@@ -40,7 +41,13 @@ LEAST_LIKENESS = 0.8
 SURE_LIKENESS = 0.9
 """Correlation from which the same cell under two patient ids proves the ids to be one patient."""
 
+LEAST_EVEN = 0.68
+"""Least correlation after contrast was made even, so that a strong edge counts no more than faint
+texture. Of two round cells on plain ground the rims alone are alike: of 532 such pairs of phantoms
+all stay below .66, copies of them with noise or JPEG 40 above .70, real copies above .8."""
+
 _COARSE = 0.85
+_CONTRAST_PX, _CONTRAST = 3.0, 1.0  # px of the working picture, and grey levels left as they are
 _WORKING_PX = 256
 _TWIN_ERROR = 14.0  # grey levels, root mean square over the cut-out cells
 _TWIN_LIKENESS = 0.9
@@ -54,6 +61,7 @@ _WINDOW = 6  # px of the small picture
 _NO_WINDOW = (-1, -1)
 IntArray = NDArray[np.int64]
 _Proposed = tuple[int, IntArray, IntArray]  # a picture, others, and which way these are turned
+_Fine = tuple[NDArray[np.float32], NDArray[np.bool_]]  # fine structure, and where it counts
 _RIM = np.ones((3, 3), np.uint8)
 
 
@@ -91,7 +99,10 @@ def near_duplicates(
 
     def compare(item: tuple[int, int, int]) -> NearDuplicate:
         i, j, variant = item
-        return NearDuplicate(i, j, variant, round(_likeness(load(i), load(j), variant), 3))
+        score = _likeness(load(i), load(j), variant)
+        if score >= LEAST_LIKENESS and not _alike_evenly(load(i), load(j), variant):
+            score = 0.0
+        return NearDuplicate(i, j, variant, round(score, 3))
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
         compared = list(pool.map(compare, proposed))
@@ -201,7 +212,7 @@ def _sketch(paths: Sequence[Path], i: int) -> NDArray[np.int8]:
     return np.asarray(np.clip(np.rint(small * 2), -127, 127), np.int8)
 
 
-def _fine_structure(paths: Sequence[Path], i: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _fine_structure(paths: Sequence[Path], i: int) -> _Fine:
     """Fine structure of a picture on a 256 × 256 grid, and where it counts."""
     image = decode_image(paths[i]).image
     bar = find_scale_bar(image)
@@ -221,16 +232,27 @@ def _fine_structure(paths: Sequence[Path], i: int) -> tuple[NDArray[np.float32],
     return np.asarray(fine, np.float32), np.asarray(inside > 0)
 
 
-def _likeness(
-    a: tuple[NDArray[np.float32], NDArray[np.bool_]],
-    b: tuple[NDArray[np.float32], NDArray[np.bool_]],
-    variant: int,
-) -> float:
+def _likeness(a: _Fine, b: _Fine, variant: int) -> float:
     fine, inside = (np.asarray(dihedral(part, variant)) for part in b)
     both, either = a[1] & inside, a[1] | inside
     if both.sum() < max(256, 0.85 * either.sum()):
         return 0.0
     return correlation(a[0][both], fine[both].astype(np.float32))
+
+
+def _alike_evenly(a: _Fine, b: _Fine, variant: int) -> bool:
+    """Whether two pictures are alike beyond their strongest edges."""
+    even, turned = _even(*a), np.asarray(dihedral(_even(*b), variant))
+    both = a[1] & np.asarray(dihedral(b[1], variant))
+    return correlation(even[both], turned[both]) >= LEAST_EVEN
+
+
+def _even(fine: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Fine structure divided by its local contrast."""
+    counted = inside.astype(np.float32)
+    weight = cv2.GaussianBlur(counted, (0, 0), _CONTRAST_PX) + np.float32(1e-3)
+    power = cv2.GaussianBlur(fine * fine * counted, (0, 0), _CONTRAST_PX) / weight
+    return np.asarray(fine / (np.sqrt(power) + np.float32(_CONTRAST)), np.float32)
 
 
 def twins_by_name(records: Iterable[ImageRecord]) -> list[list[int]]:

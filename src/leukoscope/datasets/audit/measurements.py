@@ -167,18 +167,6 @@ def dihedral(picture: NDArray[np.generic], variant: int) -> NDArray[np.generic]:
     return turned[::-1] if variant & 2 else turned
 
 
-def inverse_variant(variant: int) -> int:
-    """Which variant of :func:`dihedral` undoes another one.
-
-    >>> [inverse_variant(variant) for variant in range(8)]
-    [0, 1, 2, 3, 4, 6, 5, 7]
-    """
-    mirrors = variant & 3
-    if variant & 4:
-        mirrors = mirrors >> 1 | (mirrors & 1) << 1
-    return variant & 4 | mirrors
-
-
 def _without_bar(image: NDArray[np.uint8], bar: ScaleBar | None) -> NDArray[np.uint8]:
     if bar is None:
         return image
