@@ -95,7 +95,8 @@ def report(data: Path, options: list[str]) -> None:
     """Run the study in a new folder, and print what it took."""
     with tempfile.TemporaryDirectory(prefix="cells-") as place:
         start = time.monotonic()
-        found = measure(Path(__file__).parents[1], data, Path(place) / "run", options)
+        here = Path(__file__).parents[1]
+        found = measure(here, data, Path(place) / "run", options, one_thread=False)
         wall = time.monotonic() - start
     print(f"`leukoscope study {data.name} {' '.join(options)}`\n")
     print("| step | processor s |\n|---|---|")

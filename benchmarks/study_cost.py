@@ -46,11 +46,17 @@ class Cost:
     peak_mb: float
 
 
-def measure(checkout: Path, data: Path, out: Path, options: list[str]) -> Cost:
-    """Run a study of a checkout and watch its processor time."""
+def measure(
+    checkout: Path, data: Path, out: Path, options: list[str], *, one_thread: bool = True
+) -> Cost:
+    """Run a study of a checkout and watch its processor time, in one thread or as a user would."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src")}
+    environment.pop("OMP_NUM_THREADS", None)
+    if one_thread:
+        environment["OMP_NUM_THREADS"] = "1"
     process = subprocess.Popen(
         [sys.executable, "-m", "leukoscope", "study", str(data), "--out", str(out), *options],
-        env={**os.environ, "PYTHONPATH": str(checkout.resolve() / "src"), "OMP_NUM_THREADS": "1"},
+        env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
     assert process.stdout is not None

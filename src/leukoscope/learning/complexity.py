@@ -16,6 +16,7 @@ from leukoscope.config.recipe import Recipe
 from leukoscope.learning.backbones import Network, build_network, evaluating, pass_black_image
 from leukoscope.learning.graphs.export import onnx_bytes, open_session
 from leukoscope.learning.heads import FullyConnected, SqueezeExcite
+from leukoscope.learning.lean import without_triton
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -98,11 +99,12 @@ def measure_complexity(
 
 def count_macs(network: Network) -> int:
     """Multiply-accumulate operations of one image: half of torch's count of operations."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     image = torch.zeros(1, 3, network.size_px, network.size_px)
-    with evaluating(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(image)
+    with without_triton(), evaluating(network), torch.no_grad():
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            network(image)
     return int(counter.get_total_flops()) // 2
 
 

@@ -7,14 +7,15 @@ imports the compiler after all, as torch's optimisers do, gets the real one.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
-import torch  # noqa: F401  (what is left out below is left out of what torch does not need)
+import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,6 +77,23 @@ def _without(name: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
+
+
+@contextmanager
+def without_triton() -> Iterator[None]:
+    """Torch finds no compiler for GPUs meanwhile, unless there is one to compile for.
+
+    Tracing and counting operations import it in passing: a second of processor time, and thirty
+    lines of complaints when the process ends.
+    """
+    log = logging.getLogger("torch.utils.flop_counter")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it tells that Triton's own operations would not be counted
+    try:
+        with nullcontext() if torch.cuda.is_available() else _without("triton"):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 class TimmNetwork(Protocol):

@@ -76,11 +76,11 @@ def test_lone_cells_that_match_are_no_overlap(tmp_path: Path, put: Put) -> None:
     assert overlaps(tmp_path, put, images) == []
 
 
-def cell_in_the_middle(seed: int) -> Image:
+def cell_in_the_middle(seed: int, spread: int = 6) -> Image:
     """A dark textured cell with a red cell in one corner and noise; no two are of one place."""
     rng = np.random.default_rng(seed)
     image = np.full((176, 176, 3), (235, 225, 228), np.uint8)
-    corner = tuple(int(v) for v in rng.integers(-6, 7, 2))
+    corner = tuple(int(v) for v in rng.integers(-spread, spread + 1, 2))
     cv2.circle(image, corner, 24, (205, 150, 160), -1, cv2.LINE_AA)
     axes = tuple(int(v) for v in rng.integers(36, 44, 2))
     cv2.ellipse(image, (88, 88), axes, 0, 0, 360, (110, 60, 160), -1, cv2.LINE_AA)
@@ -92,6 +92,13 @@ def cell_in_the_middle(seed: int) -> Image:
 
 def test_cells_that_each_lie_in_the_middle_are_no_overlap(tmp_path: Path, put: Put) -> None:
     assert overlaps(tmp_path, put, [cell_in_the_middle(seed) for seed in range(12)]) == []
+
+
+def test_a_red_cell_that_lies_in_one_place_by_chance_makes_no_overlap(
+    tmp_path: Path, put: Put
+) -> None:
+    images = [cell_in_the_middle(seed, spread=1) for seed in range(12)]
+    assert overlaps(tmp_path, put, images) == []
 
 
 def test_a_common_scale_bar_is_no_overlap(tmp_path: Path, smear: Draw, put: Put) -> None:

@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from leukoscope.core.records import ImageRecord
-from leukoscope.datasets.audit.measurements import Measures, dihedral
+from leukoscope.datasets.audit.measurements import Measures, dihedral, even_contrast
 from leukoscope.datasets.audit.neighbour_search import (
     NeighbourIndex,
     allocate_array,
@@ -242,17 +242,9 @@ def _likeness(a: _Fine, b: _Fine, variant: int) -> float:
 
 def _alike_evenly(a: _Fine, b: _Fine, variant: int) -> bool:
     """Whether two pictures are alike beyond their strongest edges."""
-    even, turned = _even(*a), np.asarray(dihedral(_even(*b), variant))
+    one, other = (even_contrast(fine, _CONTRAST_PX, _CONTRAST, inside) for fine, inside in (a, b))
     both = a[1] & np.asarray(dihedral(b[1], variant))
-    return correlation(even[both], turned[both]) >= LEAST_EVEN
-
-
-def _even(fine: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Fine structure divided by its local contrast."""
-    counted = inside.astype(np.float32)
-    weight = cv2.GaussianBlur(counted, (0, 0), _CONTRAST_PX) + np.float32(1e-3)
-    power = cv2.GaussianBlur(fine * fine * counted, (0, 0), _CONTRAST_PX) / weight
-    return np.asarray(fine / (np.sqrt(power) + np.float32(_CONTRAST)), np.float32)
+    return correlation(one[both], np.asarray(dihedral(other, variant))[both]) >= LEAST_EVEN
 
 
 def twins_by_name(records: Iterable[ImageRecord]) -> list[list[int]]:

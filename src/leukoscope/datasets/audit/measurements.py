@@ -167,6 +167,32 @@ def dihedral(picture: NDArray[np.generic], variant: int) -> NDArray[np.generic]:
     return turned[::-1] if variant & 2 else turned
 
 
+def even_contrast(
+    relief: NDArray[np.float32],
+    reach_px: float,
+    least: float,
+    inside: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
+    """A relief divided by its local contrast, so that an edge counts no more than faint texture.
+
+    Args:
+        relief: (h, w) float32.
+        reach_px: Standard deviation of the Gaussian over which contrast is taken.
+        least: Contrast, in the relief's units, below which it is left as it is.
+        inside: (h, w) where given, only there contrast counts.
+
+    Returns:
+        (h, w) float32.
+    """
+    if inside is None:
+        power = cv2.GaussianBlur(relief * relief, (0, 0), reach_px)
+        return np.asarray(relief / (np.sqrt(power) + np.float32(least)), np.float32)
+    counted = inside.astype(np.float32)
+    weight = cv2.GaussianBlur(counted, (0, 0), reach_px) + np.float32(1e-3)
+    power = cv2.GaussianBlur(relief * relief * counted, (0, 0), reach_px)
+    return np.asarray(relief / (np.sqrt(power / weight) + np.float32(least)), np.float32)
+
+
 def _without_bar(image: NDArray[np.uint8], bar: ScaleBar | None) -> NDArray[np.uint8]:
     if bar is None:
         return image

@@ -13,7 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.datasets.audit.measurements import LOW_PX, RELIEF_LEVELS, Measures
+from leukoscope.datasets.audit.measurements import (
+    LOW_PX,
+    RELIEF_LEVELS,
+    Measures,
+    even_contrast,
+)
 from leukoscope.datasets.audit.neighbour_search import (
     allocate_array,
     row_blocks,
@@ -39,7 +44,15 @@ LEAST_REST = (0.4, 0.3)
 """Least correlations without the strongest dark thing that both pictures show, and without the two
 strongest. Of cells that each lie in the middle of their own picture nine in ten stay below in the
 small pictures; the overlaps of the 4-class ALL set stay above .42 and .32."""
-_HALO = 10  # px of the small pictures that a dark thing shines into its high-passed surroundings
+_HALO = np.ones((21, 21), np.uint8)
+"""A dark thing shines 10 px of the small pictures into its high-passed surroundings."""
+ALIGNED_SHARE = 0.85
+"""Pictures that share more have their middles in one place, as those of single cells all have."""
+LEAST_FINE_REST = (0.4, 0.4)
+"""As :data:`LEAST_REST`, of fine structure of even contrast, for aligned pictures: beside the cell
+a red cell at the rim may lie in one place by chance. All 42 such pairs of 425 phantom cells stay
+below .4 in one of the two, the aligned overlaps of the 4-class ALL set above .42 in both."""
+_FINE_PX, _FINE_CONTRAST_PX, _FINE_CONTRAST = 6.0, 3.0, 1.0  # of the working picture; grey levels
 _FEWEST_REST = 100  # px of the small pictures from which a rest can be judged
 _BAND = 0.22  # cycles per px of the small pictures that carry structure
 _WORKING_PX = 256  # longer side at which overlaps are verified
@@ -258,41 +271,44 @@ def _best_of(
 
 def _hinges_small(a: NDArray[np.generic], b: NDArray[np.generic], shift: Shift) -> bool:
     """:func:`hinges_on_few` of two shifted small pictures."""
-    x, y = _shared(a, b, *shift)
+    x, y = (np.asarray(part, np.float32) for part in _shared(a, b, *shift))
     return hinges_on_few(x, y, rests(x, y, (RELIEF_LEVELS, RELIEF_LEVELS)))
 
 
 def rests(
-    a: NDArray[np.generic], b: NDArray[np.generic], dark: tuple[float, float]
-) -> list[NDArray[np.bool_]]:
+    a: NDArray[np.float32], b: NDArray[np.float32], dark: tuple[float, float]
+) -> Iterator[NDArray[np.bool_]]:
     """Where two pictures are left without the one, then the two, strongest things of both.
 
     Args:
-        a: (h, w) relief of the shared part of one picture, at the scale of the small pictures.
-        b: (h, w) of the other.
+        a: (h, w) float32 relief of the shared part of one picture, at the scale of the small
+            pictures.
+        b: (h, w) float32 of the other.
         dark: How much darker than its surroundings a thing is, in either picture.
 
-    Returns:
-        Two (h, w) masks.
+    Yields:
+        Two (h, w) masks, the second one when it is asked for: most pairs fail by the first.
     """
-    x, y = a.astype(np.float32), b.astype(np.float32)
-    both = ((x < -dark[0]) & (y < -dark[1])).astype(np.uint8)
+    both = ((a < -dark[0]) & (b < -dark[1])).astype(np.uint8)
     count, things = cv2.connectedComponents(both)
-    strength = np.bincount(things.ravel(), weights=(x * y).ravel(), minlength=count)[1:]
-    halo = np.ones((2 * _HALO + 1, 2 * _HALO + 1), np.uint8)
-    rest, found = np.ones(x.shape, np.bool_), []
-    for thing in [*(1 + np.argsort(-strength, kind="stable")[:2]), 0, 0][:2]:
-        if thing:
-            rest = rest & (cv2.dilate((things == thing).astype(np.uint8), halo) == 0)
-        found.append(rest)
-    return found
+    strongest = np.arange(1, count)
+    if count > 2:
+        strength = np.bincount(things.ravel(), weights=(a * b).ravel(), minlength=count)[1:]
+        strongest = 1 + np.argsort(-strength, kind="stable")[:2]
+    rest = np.ones(a.shape, np.bool_)
+    for place in range(2):
+        if place < len(strongest):
+            thing = (things == strongest[place]).astype(np.uint8)
+            rest = rest & (cv2.dilate(thing, _HALO) == 0)
+        yield rest
 
 
 def hinges_on_few(
     a: NDArray[np.generic],
     b: NDArray[np.generic],
-    kept: Sequence[NDArray[np.bool_]],
+    kept: Iterable[NDArray[np.bool_]],
     fewest: int = _FEWEST_REST,
+    least: tuple[float, float] = LEAST_REST,
 ) -> bool:
     """Whether two pictures are alike by one or two things alone.
 
@@ -304,13 +320,15 @@ def hinges_on_few(
         b: (h, w) of the other.
         kept: Of :func:`rests`, at this size.
         fewest: Pixels from which a rest can be judged.
+        least: Correlation of each rest below which the pictures are not alike in it.
     """
-    if kept[0].sum() < fewest:
-        return True
-    return any(
-        mask.sum() >= fewest and correlation(a[mask], b[mask]) < least
-        for mask, least in zip(kept, LEAST_REST, strict=True)
-    )
+    for place, (mask, bound) in enumerate(zip(kept, least, strict=True)):
+        if np.count_nonzero(mask) >= fewest:
+            if correlation(a[mask], b[mask]) < bound:
+                return True
+        elif place == 0:
+            return True
+    return False
 
 
 def _shared(
@@ -347,8 +365,7 @@ def _load_plane(paths: Sequence[Path], i: int) -> _Plane:
     slow = cv2.GaussianBlur(level, (0, 0), max(green.shape) / 18)
     relief = np.asarray(cv2.GaussianBlur(level, (0, 0), 1.0) - slow, np.float32)
     relief[valid == 0] = 0
-    contrast = np.sqrt(cv2.GaussianBlur(relief * relief, (0, 0), _CONTRAST_PX))
-    even = np.asarray(relief / (contrast + np.float32(_CONTRAST)), np.float32)
+    even = even_contrast(relief, _CONTRAST_PX, _CONTRAST)
     return _Plane(relief, even, valid.astype(np.bool_), scale)
 
 
@@ -383,31 +400,42 @@ def _verify(candidate: ShiftCandidate, load: Callable[[int], _Plane]) -> Overlap
         return None
     if not convinces(tile_agreement(x, y, valid)):
         return None
-    dark = (float(a.relief.std()), float(b.relief.std()))
-    if _hinges_in_full(((x, y), even), valid, dark, max(height, width) / LOW_PX):
+    if _hinges_in_full(a, b, (dx, dy), share >= ALIGNED_SHARE):
         return None
     return Overlap(i, j, round(dx * a.scale), round(dy * a.scale), round(score, 3), round(share, 3))
 
 
-def _hinges_in_full(
-    parts: Sequence[tuple[NDArray[np.generic], NDArray[np.generic]]],
-    valid: NDArray[np.bool_],
-    dark: tuple[float, float],
-    scale: float,
-) -> bool:
-    """:func:`hinges_on_few` by the shared reliefs, then by those of even contrast."""
+def _hinges_in_full(a: _Plane, b: _Plane, shift: Shift, aligned: bool) -> bool:
+    """:func:`hinges_on_few` by reliefs, by those of even contrast, and by fine structure."""
+    relief = _shared(a.relief, b.relief, *shift)
+    valid = np.logical_and(*_shared(a.valid, b.valid, *shift))
     height, width = valid.shape
+    scale = max(a.relief.shape) / LOW_PX
     size = (max(1, round(width / scale)), max(1, round(height / scale)))
-    a, b = (
-        cv2.resize(part.astype(np.float32), size, interpolation=cv2.INTER_AREA) for part in parts[0]
+    x, y = (
+        np.asarray(
+            cv2.resize(part.astype(np.float32), size, interpolation=cv2.INTER_AREA), np.float32
+        )
+        for part in relief
     )
-    full = (width, height)
     kept = [
-        cv2.resize(mask.astype(np.uint8), full, interpolation=cv2.INTER_NEAREST) * valid > 0
-        for mask in rests(a, b, dark)
+        cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) * valid
+        > 0
+        for mask in rests(x, y, (float(a.relief.std()), float(b.relief.std())))
     ]
     fewest = round(_FEWEST_REST * scale**2)
-    return any(hinges_on_few(a, b, kept, fewest) for a, b in parts)
+    planes = [(a.relief, b.relief, LEAST_REST), (a.even, b.even, LEAST_REST)]
+    if aligned:
+        planes.append((_even_fine(a), _even_fine(b), LEAST_FINE_REST))
+    return any(
+        hinges_on_few(*_shared(one, other, *shift), kept, fewest, least)
+        for one, other, least in planes
+    )
+
+
+def _even_fine(plane: _Plane) -> NDArray[np.float32]:
+    fine = plane.relief - cv2.GaussianBlur(plane.relief, (0, 0), _FINE_PX)
+    return even_contrast(np.asarray(fine, np.float32), _FINE_CONTRAST_PX, _FINE_CONTRAST)
 
 
 def overlap_evidence(correlation: float, share: float) -> float:

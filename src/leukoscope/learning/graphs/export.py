@@ -36,6 +36,7 @@ from leukoscope.core.files import sha256_bytes, sha256_json, write_bytes
 from leukoscope.core.user_cache import user_cache
 from leukoscope.evaluation.statistics.comparison import measure_parity
 from leukoscope.learning.backbones import Network, ToInput, evaluating
+from leukoscope.learning.lean import without_triton
 from leukoscope.learning.weights import tensors_sha256
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ def _traced(module: nn.Module, outputs: Sequence[str], named: Mapping[str, Any])
     """The ONNX graph of a module as it is traced, its tensors as they are."""
     size_px = named["spec"]["size_px"]
     example = torch.zeros(2, size_px, size_px, 3, dtype=torch.uint8)
-    with _out_of_place(module):
+    with _out_of_place(module), without_triton():
         try:
             program = torch.onnx.export(
                 module,
