@@ -5,7 +5,8 @@ ratios are of the medians over the turns. Processor time tells the same where ot
 the cores meanwhile. Throughput is counted from files on disk to the closed
 CSV, models loaded; the plain script reads with a DataLoader of two workers and runs the same
 architecture in eager float32, without calibration, quality, rejection or checks of the files. The
-bare engine is fed from memory. Cold is a new process for one image, wall clock.
+bare engine is fed from memory. Cold is a new process for one image, wall clock, with sources
+compiled as an installer leaves them.
 
 python benchmarks/inference.py BUNDLE DATA [--images 600] [--turns 3] > docs/results/inference.md
 """
@@ -13,6 +14,7 @@ python benchmarks/inference.py BUNDLE DATA [--images 600] [--turns 3] > docs/res
 from __future__ import annotations
 
 import argparse
+import compileall
 import csv
 import json
 import os
@@ -52,6 +54,7 @@ def main() -> None:
         ]
         print(json.dumps(found | {"peak_mb": max(u.ru_maxrss for u in usage) / 1024}))
         return
+    compileall.compile_dir(Path(__file__).resolve().parents[1] / "src", quiet=2)
     report(options, paths)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
-import os
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
@@ -16,9 +13,9 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from leukoscope.cli.console import DISCLAIMER, GLOBAL_OPTIONS, say
+from leukoscope.cli.lean import lean_process
 from leukoscope.core.program import __version__
 
-OBJECTS = 50_000  # made between two collections of garbage; Python's own 700 suit small programs
 GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         "Start": {
@@ -182,17 +179,5 @@ def _options(
 
 def run() -> None:
     """Entry point of the console script."""
-    _start_lean()
-    app()
-
-
-def _start_lean() -> None:
-    """Leave out what costs a short command a tenth of its time or more.
-
-    Imports make many objects and no garbage, and at the end the process gives everything back
-    anyway, so that collecting then finds nothing worth the search. pydantic would look for
-    plugins in the metadata of every installed distribution.
-    """
-    gc.set_threshold(OBJECTS, 10, 10)
-    atexit.register(gc.freeze)
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    with lean_process():
+        app()

@@ -1,0 +1,78 @@
+"""How the process begins and ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from leukoscope.cli import lean
+
+# What the program does in each case; ``leukoscope.cli.lean`` says nothing of its own.
+ENDINGS = {
+    "pass": 0,
+    "sys.exit()": 0,
+    "sys.exit(3)": 3,
+    "sys.exit('a reason')": 1,
+    "1 / 0": 1,
+}
+
+
+def _run(body: str) -> subprocess.CompletedProcess[str]:
+    code = (
+        "import atexit, sys\n"
+        "from leukoscope.cli.lean import lean_process\n"
+        "class Last:\n"
+        "    def __del__(self): print('taken apart')\n"
+        "last = Last()\n"
+        "with lean_process():\n"
+        "    atexit.register(print, 'closed')\n"
+        "    print('answer')\n"
+        f"    {body}\n"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("body", "code"), ENDINGS.items())
+def test_the_process_ends_at_once_with_its_code_and_all_it_wrote(body: str, code: int) -> None:
+    done = _run(body)
+    assert done.returncode == code
+    assert done.stdout.splitlines() == ["answer", "closed"]
+    assert done.stderr.splitlines()[-1:] == {
+        "sys.exit('a reason')": ["a reason"],
+        "1 / 0": ["ZeroDivisionError: division by zero"],
+    }.get(body, [])
+
+
+def test_a_program_that_trains_ends_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(lean.gc, "freeze", lambda: None)
+    monkeypatch.setattr(lean.os, "_exit", lambda code: pytest.fail("ended at once"))
+    lean._end_at_once(3)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_finds_no_room_is_no_success() -> None:
+    code = "from leukoscope.cli.lean import lean_process\nwith lean_process(): print('answer')"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode != 0
+    assert "No space left" in done.stderr
+
+
+def test_schemas_are_built_without_the_metadata_of_every_distribution() -> None:
+    code = (
+        "import sys\n"
+        "from leukoscope.cli.lean import lean_process\n"
+        "with lean_process():\n"
+        "    from pydantic import TypeAdapter\n"
+        "    assert TypeAdapter(int).validate_python('3') == 3\n"
+        "    print('importlib.metadata' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
