@@ -75,18 +75,35 @@ def test_auto_takes_the_fastest_that_is_offered(
 
 
 @needs_openvino
-def test_few_images_go_to_the_engine_that_starts_sooner_in_the_same_precision(
+def test_in_fp32_onnx_runtime_answers_and_below_it_openvino(
     tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_choice, "unsupported_reason", lambda engine, precision: "")
     plain = read_bundle(saved(tiny, tmp_path / "a"))
-    opened = open_for(plain, few=True)
+    opened = open_for(plain)
     assert (opened.name, opened.precision) == (ORT, "fp32")
-    assert opened.reason.startswith("it starts sooner, for few images; fp32")
-    assert open_for(plain, "openvino", few=True).name == "openvino"
+    assert opened.reason.startswith("in fp32 as fast as OpenVINO, and it starts sooner; fp32")
+    assert open_for(plain, "openvino").name == "openvino"
     lower = read_bundle(saved(tiny, tmp_path / "b", variant("openvino", "int8")))
-    found = [open_for(lower, few=few) for few in (False, True)]
-    assert [(engine.name, engine.precision) for engine in found] == [("openvino", "int8")] * 2
+    for precision, chosen in {"auto": "openvino int8", "int8": "openvino int8"}.items():
+        found = open_for(lower, precision=precision)
+        assert f"{found.name} {found.precision}" == chosen
+    assert open_for(lower, precision="fp32").name == ORT
+
+
+@needs_openvino
+def test_an_engine_that_cannot_open_the_model_is_named_and_the_other_answers(
+    tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(data: bytes, *how: object) -> engines._Opened:
+        raise RuntimeError("unsupported operation")
+
+    bundle = read_bundle(saved(tiny, tmp_path / "b"))
+    monkeypatch.setattr(engines, "ENGINES", {**engines.ENGINES, ORT: broken})
+    opened = open_for(bundle)
+    assert opened.name == "openvino"
+    assert opened.reason.startswith(f"{ORT} could not open the model")
+    assert "unsupported operation" in opened.reason
 
 
 def test_the_precision_that_serves_brings_its_own_decisions(

@@ -115,27 +115,30 @@ def test_an_unknown_engine_is_named_with_the_choices(tiny: SimpleNamespace) -> N
     assert caught.value.choices == ("auto", "onnxruntime", "openvino")
 
 
-def test_auto_takes_onnx_runtime_where_openvino_is_missing(
+def test_auto_takes_what_every_installation_has(
     monkeypatch: pytest.MonkeyPatch, tiny: SimpleNamespace
 ) -> None:
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
     opened = open_engine(tiny.graph(), threads=1)
-    assert (opened.name, opened.reason) == ("onnxruntime", "OpenVINO is not installed")
+    assert (opened.name, opened.reason) == ("onnxruntime", "every installation has it")
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="openvino"):
         open_engine(tiny.graph(), engine="openvino")
+    with pytest.raises(UsageError, match="ONNX Runtime has no bf16"):
+        open_engine(tiny.graph(), precision="bf16")
 
 
 def test_auto_falls_back_and_says_so(
     monkeypatch: pytest.MonkeyPatch, tiny: SimpleNamespace
 ) -> None:
     def broken(data: bytes, *how: object) -> engines._Opened:
-        raise RuntimeError("unsupported processor")
+        raise RuntimeError("unsupported operation")
 
     monkeypatch.setattr(engines, "find_spec", lambda name: True)
-    monkeypatch.setattr(engines, "ENGINES", {**ENGINES, "openvino": broken})
+    there = {**ENGINES, "onnxruntime": broken, "openvino": ENGINES["onnxruntime"]}
+    monkeypatch.setattr(engines, "ENGINES", there)
     opened = open_engine(tiny.graph(), threads=1)
-    assert opened.name == "onnxruntime"
-    assert "unsupported processor" in opened.reason
+    assert opened.name == "openvino"
+    assert "unsupported operation" in opened.reason
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -15,7 +15,6 @@ from leukoscope.runtime.engines import ENGINES, Engine, open_engine, unsupported
 # Fastest first, as measured in docs/results/inference.md. Where bf16 is to be had it is as fast as
 # int8, and nearer to fp32; ONNX Runtime gains nothing by int8, for depthwise layers stay in fp32.
 FASTEST = {"openvino": ("bf16", "int8", "fp32"), "onnxruntime": ("fp32",)}
-FEW = 64  # images that are answered before OpenVINO has compiled a graph and made up for it
 
 
 def open_for(
@@ -25,21 +24,20 @@ def open_for(
     *,
     threads: int | None = None,
     bulk: bool = False,
-    few: bool = False,
 ) -> Engine:
     """Open a bundle's graph; ``Engine.reason`` explains the choice of engine and precision.
 
-    The precision never depends on the number of images, so that the same image gets the same
-    answer; in fp32 both engines agree within the bound of :class:`~leukoscope.config.guarantees`.
+    The choice never depends on the number of images, so that the same image gets the same answer.
+    In fp32 both engines agree within the bound of :mod:`leukoscope.config.guarantees`.
 
     Args:
         bundle: From :func:`leukoscope.runtime.bundle.read_bundle`.
-        engine: ``openvino``, ``onnxruntime``, or ``auto``: OpenVINO if it is installed.
+        engine: ``openvino``, ``onnxruntime``, or ``auto``: OpenVINO where it is installed and may
+            compute in less than fp32, else ONNX Runtime.
         precision: ``fp32``, ``bf16``, ``int8``, or ``auto``: the fastest that this processor
             supports and that stayed within its error bounds when the bundle was made.
         threads: Number of threads. Default: every core available to this process.
         bulk: For many images, see :func:`leukoscope.runtime.engines.open_engine`.
-        few: At most :data:`FEW` images: in fp32 ``auto`` takes ONNX Runtime, which starts sooner.
 
     Raises:
         UnknownNameError: No engine or precision of that name.
@@ -48,13 +46,10 @@ def open_for(
         BundleError: The graph cannot be opened, or does not fit the record.
     """
     names = _usable(bundle, engine, precision)
-    in_fp32 = _chosen(bundle.record, names[0], precision)[0] == "fp32"
-    starts_sooner = few and len(names) > 1 and in_fp32
-    names = names[::-1] if starts_sooner else names
     failed = ""
     for number, name in enumerate(names, start=1):
         chosen, why = _chosen(bundle.record, name, precision)
-        words = "asked for by name" if engine != "auto" else _why(name, failed, starts_sooner)
+        words = "asked for by name" if engine != "auto" else _why(name, names, failed)
         try:
             opened = open_engine(
                 bundle.model_for(chosen),
@@ -81,7 +76,9 @@ def _usable(bundle: Bundle, engine: str, precision: str) -> list[str]:
         raise UnknownNameError("precision", precision, ("auto", *PRECISIONS))
     names = [engine] if engine != "auto" else ["onnxruntime"]
     if engine == "auto" and find_spec("openvino") is not None:
-        names.insert(0, "openvino")
+        # In fp32 it is no faster than ONNX Runtime, and takes longer to start.
+        lower = _chosen(bundle.record, "openvino", precision)[0] != "fp32"
+        names.insert(0 if lower else 1, "openvino")
     if precision == "auto":
         return names
     refusals = {name: refusal_reason(bundle.record, name, precision) for name in names}
@@ -139,11 +136,11 @@ def _chosen(record: BundleRecord, engine: str, precision: str) -> tuple[str, str
     raise AssertionError("fp32 is never refused")
 
 
-def _why(name: str, failed: str, starts_sooner: bool) -> str:
-    if starts_sooner and not failed:
-        return "it starts sooner, for few images"
+def _why(name: str, names: Sequence[str], failed: str) -> str:
+    if failed:
+        return f"{names[0]} could not open the model ({failed})"
+    if len(names) == 1:
+        return "no other engine is installed and offers this precision"
     if name == "openvino":
         return "OpenVINO is installed"
-    if failed:
-        return f"OpenVINO is installed but could not open the model ({failed})"
-    return "OpenVINO is not installed or does not offer this precision"
+    return "in fp32 as fast as OpenVINO, and it starts sooner"

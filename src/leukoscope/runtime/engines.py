@@ -92,8 +92,8 @@ def open_engine(
 
     Args:
         model: An ONNX file, or its bytes. Weights must lie inside it, not beside it.
-        engine: ``openvino``, ``onnxruntime``, or ``auto``: OpenVINO where it is installed, with
-            ONNX Runtime as the fallback; ``Engine.reason`` says which and why.
+        engine: ``openvino``, ``onnxruntime``, or ``auto``: ONNX Runtime, with OpenVINO as the
+            fallback where it is installed; ``Engine.reason`` says which and why.
         precision: ``fp32``; ``bf16`` (OpenVINO on processors that have it); ``int8`` for a graph
             that was quantised, whose other operations run in fp32.
         threads: Number of threads; None takes every core that this process may use.
@@ -116,14 +116,14 @@ def open_engine(
     how = (precision, threads, bulk)
     if engine != "auto":
         return _open(name, data, engine, "asked for by name", how)
-    if find_spec("openvino") is None:
-        return _open(name, data, "onnxruntime", "OpenVINO is not installed", how)
     try:
-        return _open(name, data, "openvino", "OpenVINO is installed", how)
-    except (BundleError, ImportError) as error:
+        return _open(name, data, "onnxruntime", "every installation has it", how)
+    except (BundleError, UsageError) as error:
+        if find_spec("openvino") is None:
+            raise
         failed = str(error).splitlines()[0]
-    reason = f"OpenVINO is installed but could not open the model ({failed})"
-    return _open(name, data, "onnxruntime", reason, how)
+    reason = f"ONNX Runtime could not open the model ({failed})"
+    return _open(name, data, "openvino", reason, how)
 
 
 def unsupported_reason(engine: str, precision: str) -> str:
@@ -267,6 +267,8 @@ def _open_onnxruntime(data: bytes, precision: str, threads: int, bulk: bool) -> 
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1 if bulk else threads
+    # Threads that spin while they wait take a core from whoever decodes the next image.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors reach the user as exceptions, not as lines
     providers: list[Any] = ["CPUExecutionProvider"]
     if precision == "fp32" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():

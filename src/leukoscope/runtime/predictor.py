@@ -98,7 +98,6 @@ def load_bundle(
     precision: str = "auto",
     threads: int | None = None,
     bulk: bool = False,
-    few: bool = False,
     similar: int = 0,
     whole: bool = False,
     um_per_px: float | None = None,
@@ -113,7 +112,6 @@ def load_bundle(
             :func:`leukoscope.runtime.engine_choice.open_for`.
         threads: For network and decoding. Default: every core available to this process.
         bulk: For many images: each thread takes whole batches, from file to answer.
-        few: See :func:`leukoscope.runtime.engine_choice.open_for`.
         similar: Number of similar training cases that each answer names.
         whole: Predict images that are larger than the training images as they are, uncut; so
             does a bundle that answers for patients, whose images are the parts.
@@ -132,7 +130,7 @@ def load_bundle(
             f"{path}: this bundle carries no training cases to compare with",
             hint="ask without, or export the bundle again with this version",
         )
-    opened = open_for(bundle, engine, precision, threads=threads, bulk=bulk, few=few)
+    opened = open_for(bundle, engine, precision, threads=threads, bulk=bulk)
     field = bundle.record.field
     cutter = None
     if field is not None and bundle.record.patient is None and not whole:

@@ -93,7 +93,7 @@ def evaluate_bundle(
         UnknownNameError: A role is stated of a class that neither has, or there is no such role.
     """
     run = RunFolder(out)
-    predictor = load_bundle(bundle)
+    predictor = load_bundle(bundle, bulk=True)
     manifest = load_dataset(data, layout=layout, class_map=class_map, target=target)
     if not manifest.usable:
         raise DataError(f"{data}: no usable image", hint="see `leukoscope data inspect`")

@@ -359,8 +359,10 @@ def evaluate(
 
     Says so where the bundle was trained on some of them.
     """
+    from leukoscope.runtime.engines import one_thread_each
     from leukoscope.study.external import evaluate_bundle
 
+    one_thread_each()
     with progress_bars() as show:
         result = evaluate_bundle(
             bundle,

@@ -101,7 +101,6 @@ def predict(
     from functools import partial
 
     from leukoscope.core.errors import UsageError
-    from leukoscope.runtime.engine_choice import FEW
     from leukoscope.runtime.engines import one_thread_each
     from leukoscope.runtime.input_files import SAMPLES, Inputs
     from leukoscope.runtime.predictor import load_bundle
@@ -112,7 +111,7 @@ def predict(
     if total == 0:
         raise UsageError(f"{', '.join(images)}: no image in it, so there is nothing to predict")
     load = partial(
-        load_bundle, engine=engine, precision=precision, bulk=True, few=total <= FEW,
+        load_bundle, engine=engine, precision=precision, bulk=True,
         similar=similar, whole=whole, um_per_px=um_per_px, scale_bar_um=scale_bar_um,
     )  # fmt: skip
     predictor = _predictor(bundle, samples, load, um_per_px, scale_bar_um)
