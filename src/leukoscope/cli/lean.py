@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import ModuleType
 
 OBJECTS = 100_000  # made between two collections of garbage; an answer for one image makes 55,000
+_LOADER = "pydantic.plugin._loader"
 _NEED_AN_ORDERLY_END = {"torch", "ray"}  # they may have workers, files and devices to close
 
 
@@ -43,9 +45,17 @@ def _look_for_no_plugins() -> None:
     """
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if os.environ["PYDANTIC_DISABLE_PLUGINS"] in ("__all__", "1", "true"):
-        loader = ModuleType("pydantic.plugin._loader")
-        vars(loader)["get_plugins"] = tuple
-        sys.modules.setdefault(loader.__name__, loader)
+        loader = ModuleType(_LOADER)
+        vars(loader).update(get_plugins=tuple, __getattr__=_of_the_real_loader)
+        sys.modules.setdefault(_LOADER, loader)
+
+
+def _of_the_real_loader(name: str) -> object:
+    """What another version of pydantic may ask of its loader."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    del sys.modules[_LOADER]
+    return getattr(import_module(_LOADER), name)
 
 
 def _end_at_once(code: int) -> None:
