@@ -46,11 +46,18 @@ def test_the_process_ends_at_once_with_its_code_and_all_it_wrote(body: str, code
     }.get(body, [])
 
 
-def test_a_program_that_trains_ends_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(lean.gc, "freeze", lambda: None)
+@pytest.mark.parametrize("loaded", [("torch",), ("torch", "triton")])
+def test_a_program_that_trains_ends_in_order(
+    monkeypatch: pytest.MonkeyPatch, loaded: tuple[str, ...]
+) -> None:
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    for name in loaded:
+        monkeypatch.setitem(sys.modules, name, None)
+    frozen: list[bool] = []
+    monkeypatch.setattr(lean.gc, "freeze", lambda: frozen.append(True))
     monkeypatch.setattr(lean.os, "_exit", lambda code: pytest.fail("ended at once"))
     lean._end_at_once(3)
+    assert bool(frozen) == ("triton" not in loaded)  # it complains of what is not collected
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -61,7 +61,8 @@ def _of_the_real_loader(name: str) -> object:
 def _end_at_once(code: int) -> None:
     """End the process as it stands: to take libraries apart takes as long as to load some."""
     if not _NEED_AN_ORDERLY_END.isdisjoint(sys.modules):
-        gc.freeze()  # what is given back anyway need not be searched
+        if "triton" not in sys.modules:  # it complains of all that is not collected
+            gc.freeze()  # what is given back anyway need not be searched
         return
     try:
         for stream in (sys.stdout, sys.stderr):
