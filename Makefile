@@ -34,9 +34,10 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Containers often write no bytecode: each of the many processes would compile everything again.
 test: check
 	sh tests/install_chromium.sh
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 results: install
 	$(BIN)/python benchmarks/remake.py $(SETS) --out results

@@ -29,13 +29,15 @@ def data_root() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What this program keeps for a user, shared by all processes of these tests."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # each worker has a folder in it
-    os.environ[VARIABLE] = str(folder / "user-cache")
-    return folder / "user-cache"
+def user_cache(pytestconfig: pytest.Config) -> Path:
+    """What this program keeps for a user, shared by all processes of these tests and by later runs.
+
+    It holds traced graphs, which take seconds each. Their keys cover the versions of what traces
+    and the code of ``learning``: where one of them changes, they are traced again.
+    """
+    folder = pytestconfig.cache.mkdir("user-cache")
+    os.environ[VARIABLE] = str(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +55,18 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def small_quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe ``quick`` with a small network, no weights and small images."""
+    path = tmp_path_factory.mktemp("recipes") / "quick.toml"
+    path.write_text(
+        'name = "quick"\ntitle = "for tests"\n[preprocess]\nsize_px = 64\n'
+        '[model]\nbackbone = "test_resnet"\nweights = "none"\n'
+        '[training]\nmethod = "linear-head"\nc_grid = [0.003, 0.3]\nrefit_with_val = true\n'
+    )
+    return path
 
 
 @pytest.fixture

@@ -19,7 +19,10 @@ from leukoscope.phantom.spec import PhantomSpec
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PYTHON = ROOT / "docs" / "reference" / "python.md"
-SMALLER = ["preprocess.size_px=96", "bootstrap=200", "explanations=1"]
+SMALLER = [
+    "preprocess.size_px=64", "model.backbone=test_resnet", "model.weights=none", "bootstrap=200",
+    "explanations=1",
+]  # fmt: skip
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,15 +11,20 @@ import pytest
 from leukoscope.analyses import demo
 from leukoscope.analyses.demo import PICTURE_PX, SHEET, WHOLE, demo_config, run_demo
 from leukoscope.config.loading import load_study_config
+from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import DEFAULT_PROBES, StudyConfig
 from leukoscope.imaging.decode import decode_image
+from leukoscope.phantom.spec import PhantomSpec
 
 
 def small_config(data: Path) -> StudyConfig:
-    """The demo's study on small images, in two folds."""
+    """The demo's study with a small network on small images, in two folds."""
     whole = demo_config(data)
     preprocess = whole.recipes[0].preprocess.model_copy(update={"size_px": 64})
-    recipe = whole.recipes[0].model_copy(update={"preprocess": preprocess})
+    model = whole.recipes[0].model.model_copy(
+        update={"backbone": "test_resnet", "weights": "none"}
+    )
+    recipe = whole.recipes[0].model_copy(update={"preprocess": preprocess, "model": model})
     splits = whole.splits.model_copy(update={"folds": 2})
     return whole.model_copy(
         update={"recipes": (recipe,), "splits": splits, "bootstrap": 100, "explanations": 1}
@@ -29,9 +36,17 @@ def test_a_demo_after_a_broken_and_an_older_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "demo_config", small_config)
-    partial = tmp_path / ".phantoms-24.partial"
-    partial.mkdir()
-    (partial / "half.png").write_bytes(b"")
+    monkeypatch.setattr(demo, "PhantomSpec", partial(PhantomSpec, size_px=96))
+    traced: list[str] = []  # tests/learning/graphs/test_ahead.py has the other process
+
+    def meanwhile(recipe: Recipe, num_classes: int) -> AbstractContextManager[None]:
+        traced.append(f"{recipe.name} of {num_classes}")
+        return nullcontext()
+
+    monkeypatch.setattr(demo, "traced_meanwhile", meanwhile)
+    unfinished = tmp_path / ".phantoms-24.partial"
+    unfinished.mkdir()
+    (unfinished / "half.png").write_bytes(b"")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text("of = 'an older version'")
     told: list[tuple[str, int, int]] = []
@@ -41,7 +56,8 @@ def test_a_demo_after_a_broken_and_an_older_one(
     )
     assert result.report.is_file()
     assert result.predictions.is_file()
-    assert not partial.exists()
+    assert traced == ["shallow of 4"]
+    assert not unfinished.exists()
     whole = [(done, total) for step, done, total in told if step == WHOLE]
     assert whole == sorted(whole)
     assert whole[-1][0] == whole[-1][1]

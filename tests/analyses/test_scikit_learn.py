@@ -35,9 +35,9 @@ def test_it_passes_the_checks_of_scikit_learn() -> None:
     assert len(checks) > 40
 
 
-def test_paths_pictures_and_features_are_one_thing(phantoms: Path) -> None:
+def test_paths_pictures_and_features_are_one_thing(phantoms: Path, small_quick: Path) -> None:
     cv = cv_splits(phantoms, "grouped", folds=3)
-    model = LeukoscopeClassifier("quick", val=0.25).fit(cv.paths, cv.labels, cv.groups)
+    model = LeukoscopeClassifier(str(small_quick), val=0.25).fit(cv.paths, cv.labels, cv.groups)
     by_path = model.predict_proba(cv.paths)
     pictures = [decode_image(Path(path)).image for path in cv.paths]
     np.testing.assert_array_equal(model.predict_proba(np.stack(pictures)), by_path)
@@ -69,14 +69,15 @@ def test_the_unit_penalty_of_a_recipe_needs_groups(tmp_path: Path) -> None:
     assert ratio(patients) < 0.5 * ratio(None)
 
 
-def test_folds_of_a_protocol_serve_as_cv(phantoms: Path) -> None:
+def test_folds_of_a_protocol_serve_as_cv(phantoms: Path, small_quick: Path) -> None:
     cv = cv_splits(phantoms, "grouped", folds=3)
     assert cv.get_n_splits() == 3
     tested = np.concatenate([test for _, test in cv.split(cv.paths)])
     assert sorted(tested) == list(range(24))
     for train, test in cv.split():
         assert not set(cv.groups[train]) & set(cv.groups[test])
-    scores = cross_val_score(LeukoscopeClassifier("quick"), cv.paths, cv.labels, cv=cv)
+    model = LeukoscopeClassifier(str(small_quick))
+    scores = cross_val_score(model, cv.paths, cv.labels, cv=cv)
     assert len(scores) == 3
     assert np.isfinite(scores).all()
     with pytest.raises(ValueError, match=r"expected the 24 images of \.paths, got 5 rows"):

@@ -111,6 +111,7 @@ def test_the_answer_is_written_for_programs_and_readers(out: Path) -> None:
         assert RunFolder(out / name).report_html.is_file()
 
 
+@pytest.mark.usefixtures("no_study_report")
 def test_a_killed_transfer_ends_as_an_undisturbed_one(
     out: Path, two_classes: Path, four_classes: Path, tmp_path: Path
 ) -> None:

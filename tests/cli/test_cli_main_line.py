@@ -24,7 +24,8 @@ from leukoscope.runtime.bundle import read_bundle
 
 FAST = [
     "-p", "random", "-p", "deduplicated", "--folds", "2", "--set", "preprocess.size_px=64",
-    "--set", "bootstrap=100", "--set", "explanations=1",
+    "--set", "bootstrap=100", "--set", "explanations=1", "--set", "model.backbone=test_resnet",
+    "--set", "model.weights=none",
 ]  # fmt: skip
 
 
@@ -103,6 +104,7 @@ def test_predict_without_torch_names_broken_files_and_does_the_rest(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_study_report")
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_a_study_killed_again_and_again_ends_with_the_same_metrics(
     run: Path, data: Path, broken_images: ModuleType
@@ -140,7 +142,7 @@ def test_export_evaluate_and_explain(run: Path, data: Path, tmp_path: Path) -> N
     assert (found.width_px, found.height_px, found.shows, found.um_per_px) == (96, 96, "field", 0.7)
     assert 96 <= found.largest_px <= 112
     sizes = [(folder / "model.onnx").stat().st_size for folder in (small, run / "bundle")]
-    assert sizes[0] < 0.6 * sizes[1]
+    assert sizes[0] < 0.9 * sizes[1]  # the weights are half: learning/graphs/test_compact.py
     done = _typed("evaluate", tmp_path / "bundle", data, "--out", tmp_path / "e", "--json")
     assert done.exit_code == 3, done.stderr
     metrics = json.loads(done.stdout)

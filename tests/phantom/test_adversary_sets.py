@@ -25,10 +25,10 @@ def sets():
 
 @pytest.fixture(scope="module")
 def pool(sets, tmp_path_factory):
-    """Both pools with twelve patients of each class instead of two hundred."""
+    """Both pools with ten patients of each class instead of two hundred."""
     folder = tmp_path_factory.mktemp("pool")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sets, "POOL_PATIENTS", 12)
+        patch.setattr(sets, "POOL_PATIENTS", 10)
         for kind in sets.KINDS:
             sets.draw_pool(folder, kind)
         yield folder

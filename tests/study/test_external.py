@@ -37,7 +37,7 @@ runner = CliRunner()
 COLUMNS = ("path", "label", "patient_id", "cohort")
 SMALL = (
     "preprocess.size_px=64", "bootstrap=100", "explanations=0", "control_draws=0",
-    "splits.cluster_curve=[]",
+    "splits.cluster_curve=[]", "model.backbone=test_resnet", "model.weights=none",
 )  # fmt: skip
 HOW = {"replicates": 200, "confidence": 0.95, "seed": 1}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from leukoscope.study.options import study_config
 from leukoscope.study.run import StudyResult, run_study
 
 RECIPES = ("patient-spread", "patient-mean", "patient-attention")
-OVERRIDES = ["preprocess.size_px=64", "bootstrap=100", "control_draws=2", "explanations=1"]
+OVERRIDES = ["preprocess.size_px=64", "bootstrap=100", "control_draws=2", "explanations=1",
+             "model.backbone=test_resnet", "model.weights=none"]  # fmt: skip
 PATIENTS, IMAGES = 8, 3
 """Patients of each of the two classes, and images of each patient."""
 
@@ -70,9 +72,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(data: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """The recipes, the last as a file: two networks of few passes in place of five of 150."""
+    kind = 'kind = "gated-attention"'
+    packaged = files("leukoscope.config") / "recipes" / f"{RECIPES[-1]}.toml"
+    text = packaged.read_text("utf-8")
+    assert text.count(kind) == 1
+    shorter = tmp_path_factory.mktemp("recipes") / "shorter.toml"
+    shorter.write_text(text.replace(kind, f"{kind}\nseeds = 2\nepochs = 40"), "utf-8")
+    return (*RECIPES[:-1], str(shorter))
+
+
+@pytest.fixture(scope="module")
+def study(
+    data: Path, recipes: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> StudyResult:
     config = study_config(
-        data, unit="patient", recipes=RECIPES, probes=["colour-only", "file-only"], folds=3,
+        data, unit="patient", recipes=recipes, probes=["colour-only", "file-only"], folds=3,
         overrides=OVERRIDES,
     )  # fmt: skip
     return run_study(config, tmp_path_factory.mktemp("runs") / "run")
@@ -237,7 +253,9 @@ def _other_patients(data: Path, folder: Path) -> Path:
     return manifest
 
 
-def test_other_data_is_measured_by_patient(study: StudyResult, data: Path, tmp_path: Path) -> None:
+def test_other_data_is_measured_by_patient(
+    study: StudyResult, data: Path, recipes: tuple[str, ...], tmp_path: Path
+) -> None:
     later = _other_patients(data, tmp_path)
     found = evaluate_bundle(
         study.run.bundle, later, tmp_path / "out", layout="auto", class_map={},
@@ -252,7 +270,7 @@ def test_other_data_is_measured_by_patient(study: StudyResult, data: Path, tmp_p
     assert all(row["image_id"].startswith("later-") for row in rows)
 
     config = study_config(
-        data, unit="patient", recipes=RECIPES, probes=[], folds=3, overrides=OVERRIDES,
+        data, unit="patient", recipes=recipes, probes=[], folds=3, overrides=OVERRIDES,
         external=[later],
     )  # fmt: skip
     run = RunFiles(study.run)

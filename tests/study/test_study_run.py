@@ -443,6 +443,7 @@ def test_a_head_on_cached_features_is_refined_end_to_end(phantoms: Path, tmp_pat
     overrides = [
         "preprocess.size_px=32",
         "bootstrap=100",
+        "control_draws=0",
         "model.hidden=[8]",
         "training.cached_views=2",
         "training.epochs=2",
