@@ -23,6 +23,7 @@ def shell() -> Iterator[InteractiveShell]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_study_report")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(
@@ -34,7 +35,9 @@ def test_notebook(
 ) -> None:
     study, classifier = leukoscope.run_study, leukoscope.LeukoscopeClassifier
 
-    def small_study(*arguments: Any, recipes: list[str], overrides: list[str], **options: Any) -> Any:
+    def small_study(
+        *arguments: Any, recipes: list[str], overrides: list[str], **options: Any
+    ) -> Any:
         assert recipes == ["quick"]
         overrides = [*overrides, "preprocess.size_px=64"]
         return study(*arguments, recipes=[str(small_quick)], overrides=overrides, **options)

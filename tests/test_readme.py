@@ -80,6 +80,7 @@ def test_the_commands_print_what_readme_shows(at_home: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_study_report")
 def test_the_python_example(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smear = next((at_home / "phantoms" / "Pro").iterdir())
     (at_home / "smear.jpg").write_bytes(smear.read_bytes())
@@ -91,7 +92,7 @@ def test_the_python_example(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     found: dict[str, Any] = {}
     exec(code.replace('"IMAGES"', '"phantoms"').replace('"run', '"again'), found)
     assert found["answers"][0].predicted
-    assert found["result"].run.report_html.is_file()
+    assert found["result"].run.bundle.is_dir()
 
 
 def test_readme_fits_two_screens_and_is_easy_to_read() -> None:

@@ -133,8 +133,8 @@ def test_wrong_corrections_are_named(smears: Path, bundle: Path, tmp_path: Path)
     run(smears, "-b", bundle, "--out", out, code=3)
     cell = next(row for row in read_csv(out / "cells.csv") if row["predicted"] == "benign")
     sha256 = _sheet(out / f"sheets/{cell['patient']}.html")["sha256"]
-    right = dict(zip(COLUMNS, (cell["cell_id"], "", "benign", "other", "pro_b", "me", "now", sha256),
-                     strict=True))  # fmt: skip
+    values = (cell["cell_id"], "", "benign", "other", "pro_b", "me", "now", sha256)
+    right = dict(zip(COLUMNS, values, strict=True))
     for change, words in (
         ({"queue_sha256": "0"}, "belongs to another sheet"),
         ({"queue_sha256": "", "image_id": "x"}, "no sheet has an image 'x'"),

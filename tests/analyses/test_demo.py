@@ -21,9 +21,7 @@ def small_config(data: Path) -> StudyConfig:
     """The demo's study with a small network on small images, in two folds."""
     whole = demo_config(data)
     preprocess = whole.recipes[0].preprocess.model_copy(update={"size_px": 64})
-    model = whole.recipes[0].model.model_copy(
-        update={"backbone": "test_resnet", "weights": "none"}
-    )
+    model = whole.recipes[0].model.model_copy(update={"backbone": "test_resnet", "weights": "none"})
     recipe = whole.recipes[0].model_copy(update={"preprocess": preprocess, "model": model})
     splits = whole.splits.model_copy(update={"folds": 2})
     return whole.model_copy(

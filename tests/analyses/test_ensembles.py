@@ -40,6 +40,7 @@ OPTIONS: dict[str, Any] = {
         "model.weights=none",
         "bootstrap=100",
         "explanations=1",
+        "control_draws=2",
     ],
 }
 CLASSIFIERS = ["features-knn", "features-svm", "features-boosting", "features-fuzzy"]
