@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Containers often write no bytecode: each of many processes would compile all modules again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo docs test check results clean
 
@@ -34,10 +37,9 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Containers often write no bytecode: each of the many processes would compile everything again.
 test: check
 	sh tests/install_chromium.sh
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 results: install
 	$(BIN)/python benchmarks/remake.py $(SETS) --out results

@@ -29,13 +29,14 @@ def data_root() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def user_cache(pytestconfig: pytest.Config) -> Path:
+def user_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What this program keeps for a user, shared by all processes of these tests and by later runs.
 
     It holds traced graphs, which take seconds each. Their keys cover the versions of what traces
     and the code of ``learning``: where one of them changes, they are traced again.
     """
-    folder = pytestconfig.cache.mkdir("user-cache")
+    cache = getattr(pytestconfig, "cache", None)  # none with -p no:cacheprovider
+    folder = tmp_path_factory.mktemp("user-cache") if cache is None else cache.mkdir("user-cache")
     os.environ[VARIABLE] = str(folder)
     return folder
 
