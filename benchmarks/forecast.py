@@ -64,7 +64,7 @@ from leukoscope.config.study import StudyConfig
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.audit.passport import Audit
+from leukoscope.datasets.audit.run import Audit
 from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.evaluation.statistics.forecast import forecasts

@@ -17,7 +17,7 @@ from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.files import write_bytes, write_csv
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.audit.passport import Audit
+from leukoscope.datasets.audit.run import Audit
 from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.evaluation.verdict.shortcuts import SOURCES
 from leukoscope.learning.backbones import Network

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 import leukoscope
-from leukoscope.datasets.audit.passport import load_audit
+from leukoscope.datasets.audit.run import load_audit
 from leukoscope.datasets.frozen_passports import freeze
 from leukoscope.pipeline.folds import plan_protocols
 from leukoscope.study.options import study_config

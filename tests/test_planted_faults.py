@@ -16,7 +16,7 @@ from leukoscope.config.study import DataConfig, StudyConfig
 from leukoscope.core.errors import SplitError
 from leukoscope.core.files import read_csv, write_csv
 from leukoscope.core.records import Fold
-from leukoscope.datasets.audit.passport import Audit, audit
+from leukoscope.datasets.audit.run import Audit, audit
 from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.datasets.split_checks import check_folds
 from leukoscope.imaging.decode import decode_image

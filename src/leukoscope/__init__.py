@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from leukoscope.analyses.compare.runs import compare_runs
     from leukoscope.analyses.scikit_learn import LeukoscopeClassifier, cv_splits
     from leukoscope.config.loading import list_recipes
-    from leukoscope.datasets.audit.passport import audit
+    from leukoscope.datasets.audit.run import audit
     from leukoscope.datasets.layouts.load import load_dataset
     from leukoscope.datasets.splits import make_splits
     from leukoscope.learning.attribution import grad_cam
@@ -38,7 +38,7 @@ __all__ = [
 
 _HOMES = {
     "LeukoscopeClassifier": "leukoscope.analyses.scikit_learn",
-    "audit": "leukoscope.datasets.audit.passport",
+    "audit": "leukoscope.datasets.audit.run",
     "compare_runs": "leukoscope.analyses.compare.runs",
     "cv_splits": "leukoscope.analyses.scikit_learn",
     "grad_cam": "leukoscope.learning.attribution",

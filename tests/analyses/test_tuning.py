@@ -35,7 +35,7 @@ from leukoscope.core.errors import (
     TrainingError,
     UsageError,
 )
-from leukoscope.datasets.audit.passport import Audit
+from leukoscope.datasets.audit.run import Audit
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec

@@ -11,7 +11,7 @@ from leukoscope.config.metrics.file import load_metrics
 from leukoscope.core.errors import MissingExtraError
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.core.views import data_frame, html_table
-from leukoscope.datasets.audit.passport import audit
+from leukoscope.datasets.audit.run import audit
 from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec

@@ -30,7 +30,7 @@ from leukoscope.core.files import read_json, sha256_file, write_json
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Manifest
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.datasets.audit.passport import save_audit
+from leukoscope.datasets.audit.run import save_audit
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.evaluation.statistics.comparison import (

@@ -22,7 +22,7 @@ from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.core.threads import ordered_map
-from leukoscope.datasets.audit.passport import audit
+from leukoscope.datasets.audit.run import audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.evidence import gather_evidence
 from leukoscope.pipeline.features.inputs import load_input

@@ -11,7 +11,7 @@ from leukoscope.core.errors import SplitError
 from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import PROTOCOLS, base_name, promised_protocol
 from leukoscope.core.records import Fold, Manifest
-from leukoscope.datasets.audit.passport import Audit
+from leukoscope.datasets.audit.run import Audit
 from leukoscope.datasets.split_checks import split_notes
 from leukoscope.datasets.splits import make_splits, split_train_val
 

@@ -16,7 +16,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import sha256_bytes, sha256_file
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.threads import ordered_map
-from leukoscope.datasets.audit.passport import audit
+from leukoscope.datasets.audit.run import audit
 from leukoscope.datasets.layouts.load import HowRead, load_dataset
 from leukoscope.evaluation.calibration.conformal import prediction_sets
 from leukoscope.evaluation.robustness import ConditionOutputs, ConditionSample

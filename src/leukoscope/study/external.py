@@ -31,7 +31,7 @@ from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.audit.links import join_equal_files
-from leukoscope.datasets.audit.passport import audit
+from leukoscope.datasets.audit.run import audit
 from leukoscope.datasets.layouts.load import load_dataset, stated_roles
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.statistics.forecast import forecasts

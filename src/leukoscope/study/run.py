@@ -26,7 +26,7 @@ from leukoscope.core.records import Manifest, save_folds
 from leukoscope.core.run_folder import LOCK, RunFolder, only_writer, resumes
 from leukoscope.core.views import data_frame, html_note, html_table, with_limits
 from leukoscope.datasets.audit.neighbour_search import search_note
-from leukoscope.datasets.audit.passport import Audit, audit, load_audit, save_audit
+from leukoscope.datasets.audit.run import Audit, audit, load_audit, save_audit
 from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.imaging.segment import remembered_masks

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from leukoscope.core.errors import DataError, SplitError
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.audit.contact_sheet import contact_sheet
-from leukoscope.datasets.audit.passport import Audit, audit, load_audit, save_audit
+from leukoscope.datasets.audit.run import Audit, audit, load_audit, save_audit
 from leukoscope.datasets.layouts.load import load_dataset
 
 Image = NDArray[np.uint8]

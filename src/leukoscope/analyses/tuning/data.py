@@ -20,7 +20,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import sha256_json, write_csv
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.core.run_folder import HISTORY
-from leukoscope.datasets.audit.passport import Audit
+from leukoscope.datasets.audit.run import Audit
 from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.statistics.leaderboard import LeaderboardCriterion
 from leukoscope.evaluation.statistics.metrics import HISTORY_METRICS, compute_metrics

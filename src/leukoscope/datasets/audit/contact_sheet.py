@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from leukoscope.core.files import atomic_path
 from leukoscope.core.records import ImageRecord, Manifest
-from leukoscope.datasets.audit.passport import Audit
+from leukoscope.datasets.audit.run import Audit
 from leukoscope.datasets.groups import components
 from leukoscope.imaging.decode import decode_image
 
