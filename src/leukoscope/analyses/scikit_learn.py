@@ -274,7 +274,7 @@ def _linear_recipe(name: str) -> Recipe:
     for setting in ("degraded", "balance"):
         if getattr(recipe.training, setting) != getattr(plain, setting):
             raise ConfigError(
-                f"recipe {name}: training.{setting} needs the images and units of a study",
+                f"recipe {name}: training.{setting} works in a study alone, not in this classifier",
                 hint="take quick or shallow; leukoscope.run_study fits the others",
             )
     return recipe
