@@ -208,10 +208,11 @@ def print_sources(verdict: Verdict) -> None:
     """Print the sources of shortcuts: status and share of the model's advantage."""
     from leukoscope.evaluation.verdict.sentences import share_text
 
-    rows = [
-        (row.source, row.status, share_text(row.share, ""), row.reason or row.probe)
-        for row in verdict.sources
-    ]
+    rows = []
+    for row in verdict.sources:
+        known = row.share is not None and row.share.value is not None
+        share = share_text(row.share, "") if known else "–"
+        rows.append((row.source, row.status, share, row.reason or row.probe))
     if rows:
         print_table(("shortcut", "status", "share of the advantage", "by"), rows)
 

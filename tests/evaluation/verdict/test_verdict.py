@@ -257,9 +257,18 @@ def test_what_random_splits_give_away_is_not_held_against_patients() -> None:
 
 
 def test_without_any_unit_nothing_is_plausible() -> None:
-    found = judge(study(result("random"), sources=[]))
+    unknown = [{"protocol": "grouped", "reason": "no patients are named"}]
+    found = judge(study(result("random"), sources=[]) | {"inapplicable": unknown})
     assert found["level"] == "inconclusive"
     assert "neither patients nor acquisition clusters could be held out" in found["headline"]
+    assert "name the patients" in found["needs"][0]
+
+
+def test_units_that_nobody_asked_to_hold_out_are_not_said_to_be_unknown() -> None:
+    found = judge(study(result("random"), sources=[]))
+    assert found["level"] == "inconclusive"
+    assert "neither patients nor acquisition clusters were held out" in found["headline"]
+    assert "-p grouped" in found["needs"][0]
 
 
 def test_a_control_above_chance_is_unsafe_before_all_else() -> None:

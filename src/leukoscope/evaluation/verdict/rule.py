@@ -176,12 +176,7 @@ def _missing(
     """What stands between the study and ``plausible``: each as a reason and what would close it."""
     found: list[Missing] = []
     if not judged:
-        found.append(
-            (
-                "neither patients nor acquisition clusters could be held out",
-                "name the patients (folder, file name or manifest column patient_id)",
-            )
-        )
+        found.append(_none_held_out(metrics))
     else:
         found += _too_few(judged[0])
     open_ = [source for source in sources if source.status == "open"]
@@ -200,6 +195,21 @@ def _missing(
     if metrics.foreign:
         found += _split_missing(metrics.split)
     return found
+
+
+def _none_held_out(metrics: Measurements) -> Missing:
+    """Why no unit was: it was not asked for, or the data names none."""
+    failed = {entry.protocol for entry in metrics.inapplicable}
+    if metrics.foreign or "grouped" in failed:
+        return (
+            "neither patients nor acquisition clusters could be held out",
+            "name the patients (folder, file name or manifest column patient_id)",
+        )
+    return (
+        "neither patients nor acquisition clusters were held out",
+        "hold out patients (`-p grouped`) or, where none are known, acquisition clusters "
+        "(`-p acquisition`)",
+    )
 
 
 def _too_few(score: Score) -> list[Missing]:

@@ -193,7 +193,8 @@ def _what_to_quote(study: Study) -> Iterator[tuple[str, str]]:
 def _later(study: Study) -> Iterator[tuple[str, str]]:
     """What remains to be done in any study."""
     name = study.run.path.name
-    if "grouped" not in study.protocols and not study.metrics.foreign:
+    named = study.passport is not None and study.passport["patients"]["n"]
+    if not named and not study.metrics.foreign:
         yield (
             "Name the patients:",
             "a manifest column `patient_id`, or `--layout '{class}/{patient}_*.png'`.",
