@@ -203,7 +203,8 @@ def _none_held_out(metrics: Measurements) -> Missing:
     if metrics.foreign or "grouped" in failed:
         return (
             "neither patients nor acquisition clusters could be held out",
-            "name the patients (folder, file name or manifest column patient_id)",
+            "name the patients (folder, file name or manifest column patient_id), several of each "
+            "class",
         )
     return (
         "neither patients nor acquisition clusters were held out",
