@@ -244,6 +244,16 @@ def test_clusters_stand_in_where_there_are_no_patients_and_the_level_says_so() -
     assert "whether it holds for new patients is not known" in found["headline"]
 
 
+def test_clusters_of_two_images_vouch_for_nothing() -> None:
+    rows = [share(name, 0.05, protocol="acquisition", groups=24) for name in SOURCES]
+    kept = survival() | {"protocol": "acquisition"}
+    small = result("acquisition", groups=24) | {"n": 48}
+    found = judge(study(small, sources=rows, survival=[kept]))
+    assert found["level"] == "inconclusive"
+    assert "each acquisition cluster holds 2.0 images on average" in found["headline"]
+    assert "name the patients" in found["needs"][0]
+
+
 def test_what_any_cluster_protocol_shows_counts() -> None:
     rows = [share(n, 0.05, protocol="acquisition-merged", groups=24) for n in SOURCES]
     rows.append(share("ground", 0.9, protocol="acquisition", groups=24))

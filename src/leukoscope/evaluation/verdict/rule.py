@@ -35,6 +35,10 @@ from leukoscope.evaluation.verdict.sentences import (
 )
 from leukoscope.evaluation.verdict.shortcuts import FEWEST_TO_SHOW, HALF, SOURCES, judge_sources
 
+MIN_CLUSTER_IMAGES: Final = 5
+"""Images of an acquisition cluster, on average, from which holding it out is more than a random
+split: clusters are cut at a fixed number, however few images there are."""
+
 RULE: Final = (
     "Judged is the first recipe, under the protocol that holds out patients where patients are "
     "known, else under those that hold out acquisition clusters; patients are never overruled by "
@@ -49,7 +53,8 @@ RULE: Final = (
     f"{MIN_GROUPS} patients and {MIN_CLASS_GROUPS} of each class, the control is at chance, at "
     "least half of the advantage survives each mild degradation of the test images (lower limit), "
     "and the audit found no error in labels or parts. plausible-by-clusters: the same where there "
-    "are no patients, with acquisition clusters in their place. inconclusive: otherwise. "
+    "are no patients, with acquisition clusters in their place that hold at least "
+    f"{MIN_CLUSTER_IMAGES} images on average. inconclusive: otherwise. "
     "A model that was not trained here also needs a test part that is known and shares nothing "
     "with its training part."
 )
@@ -178,7 +183,7 @@ def _missing(
     if not judged:
         found.append(_none_held_out(metrics))
     else:
-        found += _too_few(judged[0])
+        found += _too_few(judged[0]) or _too_small(judged[0])
     open_ = [source for source in sources if source.status == "open"]
     if judged and open_:
         said = join([SOURCE_WORDS[s.source] for s in open_])
@@ -195,6 +200,19 @@ def _missing(
     if metrics.foreign:
         found += _split_missing(metrics.split)
     return found
+
+
+def _too_small(score: Score) -> list[Missing]:
+    """Clusters of one or two images are hardly more than images."""
+    if score.protocol == "grouped" or score.n >= MIN_CLUSTER_IMAGES * score.n_groups:
+        return []
+    return [
+        (
+            f"each {score.unit} holds {score.n / score.n_groups:.1f} images on average, so that "
+            "holding it out is little more than a random split",
+            f"name the patients, or use more images, {MIN_CLUSTER_IMAGES} for each cluster",
+        )
+    ]
 
 
 def _none_held_out(metrics: Measurements) -> Missing:
