@@ -4,7 +4,7 @@ Each measurement is a process of its own, from its start to its end; the two sou
 turns, so that a busy machine slows both alike. Ratios are of the medians over the turns, by the
 clock and by processor time (of the process and its children), which other programs disturb less.
 The older tree is a checkout of that commit (``git worktree add OLD COMMIT``); both run in this
-environment.
+environment, with the bundles of the older tree, for it may not read newer ones.
 
 python benchmarks/speed.py OLD BUNDLE DATA [--turns 5] [--demo-turns 1] > docs/results/speed.md
 """
@@ -58,7 +58,9 @@ def main() -> None:
         trees = {"older": options.old.resolve(), "this": ROOT}
         for tree in trees.values():  # as an installer leaves it: nobody pays for it at every start
             compileall.compile_dir(tree / "src", quiet=2)
-        measured = {task.title: measure(task, trees) for task in tasks}
+        bundles = trees["older"] / "bundles" / "src"
+        sources = {name: f"{tree / 'src'}{os.pathsep}{bundles}" for name, tree in trees.items()}
+        measured = {task.title: measure(task, sources) for task in tasks}
     print(head(options))
     print("| command | older, s | this, s | ratio | older, processor s | this | ratio |")
     print("|---|---|---|---|---|---|---|")
@@ -87,21 +89,21 @@ def tasks_of(options: argparse.Namespace, work: Path) -> Iterator[Task]:
         yield Task("`leukoscope demo`", ("demo", "--out", "OUT"), options.demo_turns)
 
 
-def measure(task: Task, trees: dict[str, Path]) -> dict[str, list[tuple[float, float]]]:
+def measure(task: Task, sources: dict[str, str]) -> dict[str, list[tuple[float, float]]]:
     """Seconds by the clock and of the processor of each turn, by tree; a first one warms up."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in trees}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
     warm = int(task.turns > 1)
     for turn in range(task.turns + warm):
-        for name, tree in trees.items():
-            taken = timed(task.words, tree)
+        for name, path in sources.items():
+            taken = timed(task.words, path)
             if turn >= warm:
                 found[name].append(taken)
     return found
 
 
-def timed(words: Sequence[str], tree: Path) -> tuple[float, float]:
-    """Wall and processor seconds of one command with the sources of a tree."""
-    environment = {**os.environ, "PYTHONPATH": str(tree / "src")}
+def timed(words: Sequence[str], path: str) -> tuple[float, float]:
+    """Wall and processor seconds of one command whose modules lie in a search path."""
+    environment = {**os.environ, "PYTHONPATH": path}
     with tempfile.TemporaryDirectory() as out:
         own = [word.replace("OUT", out) for word in words]
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
