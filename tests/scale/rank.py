@@ -1,7 +1,8 @@
-"""One of the processes of a training, for ``test_launch.py``; also run alone."""
+"""One of the processes of a training, for ``test_launch.py``, which also imports it."""
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from datetime import timedelta
@@ -71,8 +72,13 @@ def train(out: Path) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    if distributed.is_torchelastic_launched():
-        distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
-    train(Path(sys.argv[1]))
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    folder = Path(sys.argv[1])
+    distributed.init_process_group(
+        "gloo",
+        init_method=(folder / "meeting").as_uri(),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=timedelta(seconds=120),
+    )
+    train(folder)
+    distributed.destroy_process_group()

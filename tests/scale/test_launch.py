@@ -58,9 +58,16 @@ def test_two_processes_train_the_weights_of_one(
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    run(python(*launcher, RANK, two), env=environment)
+    of_torchrun = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            python(RANK, two),
+            env={**os.environ, **of_torchrun, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
     monkeypatch.setattr(trainer, "build_loss", trainer.build_loss)  # the script replaces it
     spec = importlib.util.spec_from_file_location("rank", RANK)
     assert spec is not None
@@ -68,6 +75,9 @@ def test_two_processes_train_the_weights_of_one(
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     script.train(one)
+    for process in both:
+        _, said = process.communicate(timeout=240)
+        assert process.returncode == 0, said
     expected = np.load(one / "rank0.npz")
     for rank in range(2):
         found = np.load(two / f"rank{rank}.npz")
