@@ -77,6 +77,7 @@ def archive(page: Page, work: Path) -> None:
         )
         shown.append(f"<b>$ leukoscope {shlex.join(command)}</b>\n{escape(done.stdout)}")
     page.set_viewport_size({"width": 900, "height": 600})
+    page.goto("about:blank")  # away from the service's page, which allows no style of others
     page.set_content(TERMINAL.format("\n".join(shown)))
     page.locator("pre").screenshot(path=IMAGES / "archive.png")
     shrink(IMAGES / "archive.png", width=900)
