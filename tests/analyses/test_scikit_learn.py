@@ -91,7 +91,7 @@ def test_what_cannot_be_is_said(phantoms: Path) -> None:
         cv_splits(phantoms, "acquisition", frozen="aria-al")
     with pytest.raises(ConfigError, match="linear head on a frozen backbone"):
         LeukoscopeClassifier("finetune").fit(np.eye(4), [0, 1, 0, 1])
-    with pytest.raises(ConfigError, match=r"training\.degraded needs the images"):
+    with pytest.raises(ConfigError, match=r"training\.degraded works in a study alone"):
         LeukoscopeClassifier("single-cell").fit(np.eye(4), [0, 1, 0, 1])
 
 

@@ -13,6 +13,7 @@ import torch
 
 from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, ModelConfig, Recipe
 from leukoscope.core.errors import TrainingError
+from leukoscope.learning import trainer
 from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.features import predict_logits
 from leukoscope.learning.optimisers import precision_of
@@ -119,6 +120,19 @@ def test_a_killed_run_resumes_to_the_same_result(
     )
     assert not calls
     assert same(straight, once_more)
+
+
+def test_no_process_goes_on_before_all_have_read_the_state(
+    recipe: Recipe, coloured: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first deletes it when it goes on; a slow second one found none.
+    read = trainer.read_state
+    order: list[str] = []
+    monkeypatch.setattr(trainer, "wait_for_all", lambda: order.append("wait"))
+    monkeypatch.setattr(trainer, "read_state", lambda path: order.append("read") or read(path))
+    train(change(recipe, epochs=1), coloured, tmp_path)
+    assert order[0] == order[-1] == "wait"
+    assert order.count("read") == 3
 
 
 def test_more_epochs_go_on_where_the_run_ended(

@@ -116,7 +116,7 @@ def train_gradient(
         _prepare_resume(out, _fingerprint(network, recipe, train, val, out, seed), resume=resume)
     with name_lost_process():
         wait_for_all()
-        return _fit(
+        result = _fit(
             network,
             training,
             recipe.preprocess,
@@ -128,6 +128,8 @@ def train_gradient(
             progress=progress,
             epoch_end=epoch_end,
         )
+        wait_for_all()  # the first deletes the state once it goes on, and every one reads it
+    return result
 
 
 def _class_weight(
