@@ -106,12 +106,7 @@ def train_gradient(
         TrainingError: No images in a set, a setting that does not fit network, classes or images,
             or an input, loss or gradient that is not finite (names epoch, batch, images).
     """
-    training = recipe.training
-    if not isinstance(training, GradientTraining):
-        raise TrainingError(f"recipe {recipe.name!r} asks for {training.method}, not for gradients")
-    for part, images in (("training", train), ("validation", val)):
-        if not len(images.y):
-            raise TrainingError(f"gradient training needs {part} images, and there are none")
+    training = _checked(recipe, train, val)
     if is_first():
         _prepare_resume(out, _fingerprint(network, recipe, train, val, out, seed), resume=resume)
     with name_lost_process():
@@ -130,6 +125,17 @@ def train_gradient(
         )
         wait_for_all()  # the first deletes the state once it goes on, and every one reads it
     return result
+
+
+def _checked(recipe: Recipe, train: ImageSet, val: ImageSet) -> GradientTraining:
+    """The recipe's training, where it is by gradients and has images."""
+    training = recipe.training
+    if not isinstance(training, GradientTraining):
+        raise TrainingError(f"recipe {recipe.name!r} asks for {training.method}, not for gradients")
+    for part, images in (("training", train), ("validation", val)):
+        if not len(images.y):
+            raise TrainingError(f"gradient training needs {part} images, and there are none")
+    return training
 
 
 def _class_weight(
