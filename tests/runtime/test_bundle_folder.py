@@ -14,7 +14,7 @@ from leukoscope.cli.main import app
 from leukoscope.config.bundle import ConfusionsFile, DistanceLimit, PatientLimits, PatientModel
 from leukoscope.core.errors import BundleError
 from leukoscope.reporting.bundle_card import patient_facts, render_bundle_card
-from leukoscope.runtime.bundle import find_bundles
+from leukoscope.runtime.found_bundles import find_bundles
 
 runner = CliRunner()
 

@@ -1,4 +1,4 @@
-"""Bundles on disk: found, saved as a whole, and believed only when every hash fits."""
+"""A bundle on disk: saved as a whole, and believed only when every hash fits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -39,7 +38,6 @@ MODEL: Final = "model.onnx"
 MODEL_INT8: Final = "model.int8.onnx"
 _DIGITS = re.compile(rb"[0-9a-f]+")
 TRAINED_ON: Final = "trained_on.txt"
-PACKAGE = "leukoscope_bundles"  # each folder in it is a bundle
 
 
 def check_name(name: str, folder: Path, record: str) -> None:
@@ -450,64 +448,3 @@ def _check_record(record: BundleRecord, folder: Path) -> None:
                     f"{side} side, which this version cannot check",
                     hint="install the version of Leukoscope that wrote it",
                 )
-
-
-@dataclass(frozen=True)
-class FoundBundle:
-    """A bundle found on disk; if it cannot be read, only ``folder`` and ``problem`` are filled.
-
-    Attributes:
-        folder: The bundle's folder.
-        name: As in the ``model`` column of its predictions.
-        recipe: Name of the recipe.
-        class_names: In the order of the logits.
-        created: ISO 8601 time in UTC.
-        problem: Why it cannot be used; empty if it can.
-    """
-
-    folder: Path
-    name: str = ""
-    recipe: str = ""
-    class_names: tuple[str, ...] = ()
-    created: str = ""
-    problem: str = ""
-
-
-def find_bundles(root: Path) -> list[FoundBundle]:
-    """All bundles below ``root``, sorted by path; hidden folders are skipped.
-
-    All hashes are checked; nothing is predicted.
-
-    Raises:
-        BundleError: There is no such folder.
-    """
-    if not root.is_dir():
-        raise BundleError(f"{root}: expected a folder to look for bundles in, found none")
-    folders = (record.parent for record in sorted(root.rglob(RECORD)))
-    return describe_bundles(
-        folder
-        for folder in folders
-        if not any(part.startswith(".") for part in folder.relative_to(root).parts)
-    )
-
-
-def installed_bundles() -> list[Path]:
-    """Folders of the bundles that came with the distribution ``leukoscope-bundles``."""
-    spec = find_spec(PACKAGE)
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    return sorted(record.parent for place in places for record in Path(place).glob(f"*/{RECORD}"))
-
-
-def describe_bundles(folders: Iterable[Path]) -> list[FoundBundle]:
-    """Describe the bundle in each folder; a damaged one with its fault."""
-    found = []
-    for folder in folders:
-        try:
-            bundle = read_bundle(folder)
-        except BundleError as error:
-            found.append(FoundBundle(folder, problem=error.message))
-            continue
-        known = bundle.record
-        name = f"{known.name}@{bundle.sha256[:12]}"
-        found.append(FoundBundle(folder, name, known.recipe, known.class_names, known.created))
-    return found

@@ -90,15 +90,11 @@ def serve(
     as_json: opt.JsonOption = False,
 ) -> None:
     """Answer over HTTP and on a web page, as predict does."""
-    from leukoscope.core.errors import UsageError
-    from leukoscope.runtime.bundle import bundle_folder, installed_bundles
     from leukoscope.service.server import check_binding, is_loopback, read_key
     from leukoscope.service.server import serve as run
     from leukoscope.service.settings import ServiceSettings
 
-    folders = [bundle_folder(folder) for folder in bundle or installed_bundles()]
-    if not folders:
-        raise UsageError(NO_BUNDLE, hint="say --bundle RUN/bundle, or install leukoscope-bundles")
+    folders = _folders(bundle)
     local = is_loopback(host)
     settings = ServiceSettings(
         queue_images=queue,
@@ -126,6 +122,18 @@ def serve(
         audit_log=audit_log,
         listening=partial(_show_address, as_json=as_json, open_page=open_page),
     )
+
+
+def _folders(bundles: list[Path] | None) -> list[Path]:
+    """The bundles that were named, or else those that are installed."""
+    from leukoscope.core.errors import UsageError
+    from leukoscope.runtime.bundle import bundle_folder
+    from leukoscope.runtime.found_bundles import installed_bundles
+
+    folders = [bundle_folder(folder) for folder in bundles or installed_bundles()]
+    if not folders:
+        raise UsageError(NO_BUNDLE, hint="say --bundle RUN/bundle, or install leukoscope-bundles")
+    return folders
 
 
 def _show_address(address: str, *, as_json: bool, open_page: bool) -> None:
