@@ -1,4 +1,4 @@
-"""timm and torchvision without what they import and nothing here uses.
+"""timm, torchvision and torch without what they import and nothing here uses.
 
 torchvision imports torch's compiler for one function, timm looks whether W&B is there for its
 training script: together most of the seconds that both take. Nothing here compiles a network; who
@@ -83,8 +83,8 @@ def _without(name: str) -> Iterator[None]:
 def without_triton() -> Iterator[None]:
     """Torch finds no compiler for GPUs meanwhile, unless there is one to compile for.
 
-    Tracing and counting operations import it in passing: a second of processor time, and thirty
-    lines of complaints when the process ends.
+    Tracing and counting operations import it in passing, and it complains of what the process did
+    not collect at its end.
     """
     log = logging.getLogger("torch.utils.flop_counter")
     level = log.level
