@@ -86,7 +86,7 @@ class Serve:
     """The bundle of phantoms behind HTTP."""
 
     def __init__(self, home: Path, options: argparse.Namespace) -> None:
-        from leukoscope.runtime.found_bundles import installed_bundles
+        from leukoscope.runtime.bundle import installed_bundles
 
         self.options, self.kills = options, options.kills_each["serve"]
         home.mkdir(parents=True, exist_ok=True)

@@ -214,7 +214,7 @@ class Score:
     """``score`` of phantom fields with the installed bundle of phantoms."""
 
     def __init__(self, home: Path, options: argparse.Namespace) -> None:
-        from leukoscope.runtime.found_bundles import installed_bundles
+        from leukoscope.runtime.bundle import installed_bundles
 
         self.options, self.kills = options, options.kills_each["score"]
         self.data = home / "archive"

@@ -30,7 +30,7 @@ import numpy as np
 
 from leukoscope.phantom.render import render_phantom
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.runtime.found_bundles import installed_bundles
+from leukoscope.runtime.bundle import installed_bundles
 from leukoscope.scale.journal import ShardResult, file_of
 from leukoscope.scale.pool import TellPlace
 from leukoscope.scale.score import Workers, plan_scoring, run_scoring

@@ -16,8 +16,7 @@ from leukoscope.core.errors import BundleError
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.runtime.bundle import read_bundle, save_bundle
-from leukoscope.runtime.found_bundles import PACKAGE
+from leukoscope.runtime.bundle import PACKAGE, read_bundle, save_bundle
 from leukoscope.runtime.golden import verify_bundle
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,10 +14,11 @@ from typer.testing import CliRunner, Result
 from leukoscope.cli.main import app
 from leukoscope.config.bundle import QualityLimits
 from leukoscope.core.errors import BundleError
-from leukoscope.runtime import found_bundles
+from leukoscope.runtime import bundle
 from leukoscope.runtime.bundle import save_bundle
 from leukoscope.runtime.bundle_matching import choose_bundle
 from leukoscope.runtime.heatmap import encode_png
+from leukoscope.runtime.predictor import load_bundle
 
 DARK, BRIGHT, GLARING = (30, 12, 12), (140, 90, 90), (250, 250, 250)
 
@@ -25,14 +26,14 @@ DARK, BRIGHT, GLARING = (30, 12, 12), (140, 90, 90), (250, 250, 250)
 @pytest.fixture
 def installed(tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two bundles that know dark and bright pictures, as an installed package."""
-    package = tmp_path / "site" / found_bundles.PACKAGE
+    package = tmp_path / "site" / bundle.PACKAGE
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     for name, low, high in (("dark", 10.0, 25.0), ("bright", 80.0, 130.0)):
         limits = QualityLimits(low={"brightness": low}, high={"brightness": high})
         save_bundle(package / name, tiny.record(name=name, quality=limits), tiny.files())
     monkeypatch.syspath_prepend(str(package.parent))
-    monkeypatch.delitem(sys.modules, found_bundles.PACKAGE, raising=False)
+    monkeypatch.delitem(sys.modules, bundle.PACKAGE, raising=False)
     return package
 
 
@@ -84,8 +85,12 @@ def test_damaged_and_missing_bundles(
     installed: Path, tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = picture(tmp_path / "in", "a.png", BRIGHT, tiny)
+    assert load_bundle("dark").model.startswith("dark@")
+    with pytest.raises(BundleError, match="no such folder") as caught:
+        load_bundle("drak")
+    assert "installed by name: bright, dark" in str(caught.value.hint)
     (installed / "dark" / "LICENSE").write_text("changed")
-    folders = found_bundles.installed_bundles()
+    folders = bundle.installed_bundles()
     assert [folder.name for folder in folders] == ["bright", "dark"]
     assert "only bundle installed" in choose_bundle(folders, [image]).why
     with pytest.raises(BundleError, match="changed"):
@@ -98,8 +103,8 @@ def test_damaged_and_missing_bundles(
     assert done.exit_code == 1
     assert "none is installed" in done.stderr
     assert "no bundle is installed" in CliRunner().invoke(app, ["bundle", "list"]).stderr
-    monkeypatch.setattr(found_bundles, "PACKAGE", "no_such_package")
-    assert found_bundles.installed_bundles() == []
+    monkeypatch.setattr(bundle, "PACKAGE", "no_such_package")
+    assert bundle.installed_bundles() == []
 
 
 def test_nothing_readable_takes_any_bundle_and_names_the_files(

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from leukoscope.cli.main import app
 from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.runtime.bundle import installed_bundles
 from leukoscope.runtime.bundle_matching import BundleChoice, choose_bundle
-from leukoscope.runtime.found_bundles import installed_bundles
 from leukoscope.scale import score
 from leukoscope.scale.score import plan_scoring
 from leukoscope.scale.score_plan import Request, ScoreFolder

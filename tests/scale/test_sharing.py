@@ -25,8 +25,7 @@ from typer.testing import CliRunner
 from leukoscope.cli.main import app
 from leukoscope.core.errors import BundleError, UsageError
 from leukoscope.core.files import sha256_file
-from leukoscope.runtime.bundle import read_bundle
-from leukoscope.runtime.found_bundles import installed_bundles
+from leukoscope.runtime.bundle import installed_bundles, read_bundle
 from leukoscope.scale import fetching, sharing
 from leukoscope.scale.sharing import pull_bundle, push_bundle
 

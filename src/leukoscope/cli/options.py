@@ -112,7 +112,9 @@ PrecisionOption = Annotated[
 FittingBundleOption = Annotated[
     Path | None,
     typer.Option(
-        "--bundle", "-b", help="The model's folder. Default: the installed one that fits."
+        "--bundle",
+        "-b",
+        help="Its folder, or the name of an installed one. Default: the one that fits.",
     ),
 ]
 UmPerPxOption = Annotated[

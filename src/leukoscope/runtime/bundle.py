@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _SUFFIXES = (".onnx", ".json", ".safetensors", ".png", ".jpg", ".md", ".txt")
 _NAMES = ("LICENSE", "NOTICE")
 _LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by file managers, never read
+PACKAGE: Final = "leukoscope_bundles"  # each folder in it is a bundle
 RECORD: Final = "bundle.json"
 MODEL: Final = "model.onnx"
 MODEL_INT8: Final = "model.int8.onnx"
@@ -309,19 +311,30 @@ def incoming_bundle(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def installed_bundles() -> list[Path]:
+    """Folders of the bundles that came with the distribution ``leukoscope-bundles``."""
+    spec = find_spec(PACKAGE)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return sorted(record.parent for place in places for record in Path(place).glob(f"*/{RECORD}"))
+
+
 def bundle_folder(folder: Path) -> Path:
-    """The folder itself where it is a bundle, or the bundle in the folder of a run.
+    """The folder itself where it is a bundle, the one in a run, or the installed one so named.
 
     Raises:
-        BundleError: It is neither.
+        BundleError: It is none of them.
     """
     for place in (folder, folder / "bundle"):
         if (place / RECORD).is_file():
             return place
-    what = "no such folder" if not folder.exists() else f"no {RECORD} in it or in its bundle/"
+    what = f"no {RECORD} in it or in its bundle/" if folder.exists() else "no such folder"
+    installed = {place.name: place for place in installed_bundles()}
+    if not folder.exists() and str(folder) in installed:
+        return installed[str(folder)]
+    names = f"; installed by name: {', '.join(installed)}" if installed else ""
     raise BundleError(
         f"{folder}: expected a bundle or the folder of a run, found {what}",
-        hint="a study writes one: RUN/bundle",
+        hint=f"a study writes one: RUN/bundle{names}",
     )
 
 
@@ -329,7 +342,8 @@ def read_bundle(folder: Path) -> Bundle:
     """Read a bundle and check all of its hashes.
 
     Args:
-        folder: The bundle, or the folder of the run that it belongs to.
+        folder: The bundle, the folder of the run that it belongs to, or the name of an installed
+            one.
 
     Raises:
         BundleError: The folder is not a bundle, its schema version is not supported, a key is

@@ -1,16 +1,13 @@
-"""Which bundles are there: below a folder, or installed."""
+"""The bundles below a folder, each with what is known of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from leukoscope.core.errors import BundleError
 from leukoscope.runtime.bundle import RECORD, read_bundle
-
-PACKAGE = "leukoscope_bundles"  # each folder in it is a bundle
 
 
 @dataclass(frozen=True)
@@ -50,13 +47,6 @@ def find_bundles(root: Path) -> list[FoundBundle]:
         for folder in folders
         if not any(part.startswith(".") for part in folder.relative_to(root).parts)
     )
-
-
-def installed_bundles() -> list[Path]:
-    """Folders of the bundles that came with the distribution ``leukoscope-bundles``."""
-    spec = find_spec(PACKAGE)
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    return sorted(record.parent for place in places for record in Path(place).glob(f"*/{RECORD}"))
 
 
 def describe_bundles(folders: Iterable[Path]) -> list[FoundBundle]:

@@ -106,7 +106,7 @@ def load_bundle(
     """Open a bundle for prediction; its hashes and the fit of its parts are checked.
 
     Args:
-        path: The bundle's folder.
+        path: The bundle's folder, its run's, or the name of an installed one.
         engine: ``auto``, ``openvino`` or ``onnxruntime``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; see
             :func:`leukoscope.runtime.engine_choice.open_for`.

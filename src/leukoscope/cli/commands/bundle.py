@@ -102,7 +102,8 @@ def list_bundles(
     """List the installed bundles, or those below a folder; a damaged one with what is wrong."""
     from dataclasses import asdict
 
-    from leukoscope.runtime.found_bundles import describe_bundles, find_bundles, installed_bundles
+    from leukoscope.runtime.bundle import installed_bundles
+    from leukoscope.runtime.found_bundles import describe_bundles, find_bundles
 
     found = find_bundles(folder) if folder else describe_bundles(installed_bundles())
     if as_json:

@@ -214,8 +214,8 @@ def _predictor(
     """The bundle that was named, or the installed one that the images resemble."""
     if bundle is not None:
         return load(bundle)
+    from leukoscope.runtime.bundle import installed_bundles
     from leukoscope.runtime.bundle_matching import choose_bundle
-    from leukoscope.runtime.found_bundles import installed_bundles
 
     chosen = choose_bundle(installed_bundles(), samples, load, um_per_px=um_per_px, bar_um=bar_um)
     say(f"bundle {chosen.why}", err=True)

@@ -127,8 +127,7 @@ def serve(
 def _folders(bundles: list[Path] | None) -> list[Path]:
     """The bundles that were named, or else those that are installed."""
     from leukoscope.core.errors import UsageError
-    from leukoscope.runtime.bundle import bundle_folder
-    from leukoscope.runtime.found_bundles import installed_bundles
+    from leukoscope.runtime.bundle import bundle_folder, installed_bundles
 
     folders = [bundle_folder(folder) for folder in bundles or installed_bundles()]
     if not folders:
