@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.recipe import Recipe
-from leukoscope.config.study import StudyConfig
+from leukoscope.config.study import DEGRADED, PERTURBED, SWAPPED, StudyConfig
 from leukoscope.core.files import write_bytes, write_csv
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.datasets.audit.run import Audit
@@ -28,7 +28,7 @@ from leukoscope.pipeline.features.store import InputStore, Wanted
 from leukoscope.pipeline.folds import plan_protocols
 from leukoscope.pipeline.inapplicable import measured_tables, picture_scale
 from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.perturbed import PERTURBED_INPUTS, perturbed_rows
+from leukoscope.pipeline.perturbed import perturbed_inputs, perturbed_rows
 from leukoscope.pipeline.probes import number_table
 from leukoscope.pipeline.progress import Progress
 from leukoscope.study.options import study_config
@@ -134,7 +134,7 @@ class Whole:
         """Compute in one pass what the repetitions will ask for."""
         own, scale = self.config.recipes[0], picture_scale(self.store, self.config)
         tables = [table for probe in PROBES if (table := number_table(probe, scale)) is not None]
-        few = [Wanted(own, name, self.degraded) for name in PERTURBED_INPUTS]
+        few = [Wanted(own, name, self.degraded) for name in perturbed_inputs(self.config)]
         every = [Wanted(own, name) for name in ("image", GROUND)]
         self.store.prepare([*every, *few], [*measured_tables(self.config), *tables], SEED)
 
@@ -244,7 +244,7 @@ class PartStore(InputStore):
     ) -> NDArray[np.float32]:
         """(m, D) of the images that are left, or of some of them."""
         mine = self.mine if rows is None else self.mine[rows]
-        if variant not in PERTURBED_INPUTS:
+        if variant not in (*PERTURBED, *SWAPPED, *DEGRADED):
             return self.whole.features(recipe, variant, SEED)[mine]
         found = self.whole.features(recipe, variant, SEED, rows=self.degraded)
         return found[np.searchsorted(self.degraded, mine)]

@@ -41,10 +41,10 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config(data: Path, **options: Any) -> StudyConfig:
+def config(data: Path, *probes: str, **options: Any) -> StudyConfig:
     return study_config(
         data,
-        probes=["colour-only"],
+        probes=["colour-only", *probes],
         folds=2,
         overrides=(
             "preprocess.size_px=32", "model.backbone=test_resnet", "model.weights=none",
@@ -272,12 +272,15 @@ def test_a_leak_in_their_split_is_named(phantoms: Path, tmp_path: Path) -> None:
 def test_a_graph_is_audited_on_edited_images_too(phantoms: Path, tmp_path: Path) -> None:
     path = write_graph(tmp_path / "m.onnx", ["n", 3, 32, 32], 4)
     model = open_foreign_model(path, class_order("benign,early,pre,pro", {}))
-    result = audit_foreign(model, config(phantoms, protocols=["random"]), tmp_path / "audit", quiet)
+    asked = config(phantoms, "ground-only", protocols=["random"])
+    result = audit_foreign(model, asked, tmp_path / "audit", quiet)
     metrics = result.metrics.to_json()
     assert {row["input"] for row in metrics["model_on"]} == {
         "background-only",
         "cells-only",
         "stain-neutral",
+        "ground-of-another-class",
+        "ground-of-own-class",
     }
     assert metrics["split"] is None
     assert any("not known" in text for text in metrics["verdict"]["findings"])

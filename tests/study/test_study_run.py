@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from leukoscope.analyses.probe_run import add_probes, missing_probes
 from leukoscope.config import DEFAULT_RECIPE
-from leukoscope.config.study import DEFAULT_PROBES, DEGRADED, StudyConfig
+from leukoscope.config.study import DEFAULT_PROBES, DEGRADED, PERTURBED, SWAPPED, StudyConfig
 from leukoscope.core.errors import (
     ConfigError,
     DataError,
@@ -115,9 +115,7 @@ def test_metrics_say_what_was_measured_and_what_was_not(result: StudyResult) -> 
     assert metrics["control"]["protocol"] == metrics["verdict"]["protocol"] == "grouped"
     assert [row["source"] for row in metrics["verdict"]["sources"]] == list(SOURCES)
     assert {(row["input"], row["protocol"]) for row in metrics["model_on"]} == {
-        (name, protocol)
-        for name in ("background-only", "cells-only", "stain-neutral")
-        for protocol in by_protocol
+        (name, protocol) for name in (*PERTURBED, *SWAPPED) for protocol in by_protocol
     }
     assert [row["protocol"] for row in metrics["shortcuts"]["shares"]] == list(by_protocol)
     assert [row["protocol"] for row in metrics["shortcuts"]["inflation"]] == [

@@ -21,16 +21,14 @@ from leukoscope.core.labels import check_roles, resolve_classes
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.core.threads import ordered_map
 from leukoscope.datasets.audit.run import audit
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.evidence import gather_evidence
-from leukoscope.pipeline.features.inputs import load_input
 from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.folds import ProtocolPlan, plan_protocols
 from leukoscope.pipeline.inapplicable import inapplicable_probes
 from leukoscope.pipeline.jobs import Labelled
-from leukoscope.pipeline.perturbed import PERTURBED_INPUTS, perturbed_rows
+from leukoscope.pipeline.perturbed import perturbed_inputs, perturbed_rows
 from leukoscope.pipeline.probes import prepare_study, run_probe
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.results.entries import METRICS as SUBGROUP_METRICS
@@ -82,7 +80,7 @@ def summarise_foreign(
         results.append(result_entry(statistics, own, name, protocol, names))
         tested = [under.select(input=probe) for probe in config.probes]
         probes += [probe_entry(statistics, t, str(t.input[0]), protocol) for t in tested if len(t)]
-        model_on += model_on_entries(statistics, under, [name], protocol)
+        model_on += model_on_entries(statistics, under, [name], protocol, evidence)
     metrics: dict[str, object] = {
         "schema": 1,
         "class_names": list(table.class_names),
@@ -161,7 +159,7 @@ def audit_foreign(
     split = _split(data.records) if table is not None and table.parts else None
     prepare_study(store, config, models=False)
     left_out = inapplicable_probes(config, found.passport, store)
-    rows = _rows_of(source, table, store, split, config.seed, progress)
+    rows = _rows_of(source, table, store, split, config, progress)
     probes = _probes(store, rows, plan, config, left_out, progress)
     evidence = gather_evidence(store, plan, config, found.passport, progress)
     with progress.step("statistics"):
@@ -296,7 +294,7 @@ def _rows_of(
     table: ForeignTable | None,
     store: InputStore,
     split: Mapping[str, object] | None,
-    seed: int,
+    config: StudyConfig,
     progress: Progress,
 ) -> list[PredictionTable]:
     """The model's predictions of its test images: whole, and perturbed where it can be asked."""
@@ -312,10 +310,10 @@ def _rows_of(
         probs = np.stack([of_image[r.image_id] for r in records])
         return [_table(store.data, records, probs, _name(source), "image")]
     assert isinstance(source, ForeignModel)
-    found, perturbed = [], perturbed_rows(store.data, seed)
-    for name in ("image", *PERTURBED_INPUTS):
+    found, perturbed = [], perturbed_rows(store.data, config.seed)
+    for name in ("image", *perturbed_inputs(config)):
         rows = np.arange(len(store.data.records)) if name == "image" else perturbed
-        probs = _predict(source, store, name, rows, progress)
+        probs = _predict(source, store, name, rows, config.seed, progress)
         shown = name if name == "image" else MODEL_ON + name
         records = [store.data.records[row] for row in rows]
         found.append(_table(store.data, records, probs, _name(source), shown))
@@ -327,18 +325,16 @@ def _predict(
     store: InputStore,
     name: str,
     rows: NDArray[np.int64],
+    seed: int,
     progress: Progress,
 ) -> NDArray[np.float64]:
     """(m, K) probabilities of some images in the order of the data's classes."""
-    spec = PreprocessSpec(size_px=model.size_px)
-    every = store.paths()
-    paths = [every[row] for row in rows]
     parts = []
     with progress.step(f"{model.path.name} on {name}") as tell:
-        images = ordered_map(lambda path: load_input(path, name, spec), paths)
+        images = store.stream(PreprocessSpec(size_px=model.size_px), name, rows, seed)
         while chunk := list(islice(images, CHUNK)):
             parts.append(model.probabilities(np.stack(chunk)))
-            tell(sum(map(len, parts)), len(paths))
+            tell(sum(map(len, parts)), len(rows))
     order = [model.class_names.index(name) for name in store.data.class_names]
     return np.concatenate(parts)[:, order]
 

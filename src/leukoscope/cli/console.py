@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-    from leukoscope.config.metrics.evidence import Verdict
-    from leukoscope.config.metrics.file import MetricsFile
+    from leukoscope.config.metrics.file import MetricsFile, StudyMetrics
     from leukoscope.config.metrics.results import Estimate
 
 EXIT_SOME_UNREADABLE = 3
@@ -204,17 +203,22 @@ def print_verdict(level: str, headline: str, needs: Iterable[str] = ()) -> None:
         out.print(f"· to settle it: {text}", markup=False)
 
 
-def print_sources(verdict: Verdict) -> None:
-    """Print the sources of shortcuts: status and share of the model's advantage."""
+def print_sources(metrics: StudyMetrics) -> None:
+    """Print the sources of shortcuts, and what the model follows on swapped grounds."""
+    from leukoscope.evaluation.verdict.grounds import swapped_grounds
     from leukoscope.evaluation.verdict.sentences import share_text
 
-    rows = []
+    verdict, rows = metrics.verdict, []
     for row in verdict.sources:
         known = row.share is not None and row.share.value is not None
         share = share_text(row.share, "") if known else "–"
         rows.append((row.source, row.status, share, row.reason or row.probe))
     if rows:
         print_table(("shortcut", "status", "share of the advantage", "by"), rows)
+    recipe = next((row.recipe for row in metrics.results), None)
+    seen = swapped_grounds(metrics, recipe).get(verdict.protocol or "")
+    if seen is not None:
+        console().print(seen.sentence(), markup=False)
 
 
 def print_subgroups(metrics: MetricsFile) -> None:

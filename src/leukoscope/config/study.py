@@ -60,6 +60,12 @@ costs a pass of the network over all images."""
 PERTURBED: tuple[ProbeName, ...] = ("background-only", "cells-only", "stain-neutral")
 """Probe inputs that the trained model is applied to as well, though it never saw such images."""
 
+OTHER_GROUND = "ground-of-another-class"
+OWN_GROUND = "ground-of-own-class"
+SWAPPED: tuple[str, ...] = (OTHER_GROUND, OWN_GROUND)
+"""The leukocytes of a test image on the ground of another one, of another class or of the same: of
+a model that reads cells both have the class of the cells. The second says what pasting does."""
+
 DEGRADED: tuple[str, ...] = (
     "blur-0.5",
     "blur-1",

@@ -20,6 +20,7 @@ _Value = TypeVar("_Value")
 Image = NDArray[np.uint8]
 SILHOUETTE = (60, 60, 60)
 """RGB of every leukocyte of ``silhouette-only``."""
+_RIM = 150  # the rim of a transplanted cell is this part of the longer side
 
 
 class Observation:
@@ -145,6 +146,19 @@ PROBE_INPUTS: Mapping[str, Callable[[Image], Image]] = MappingProxyType(
     {name: _of_image(make) for name, make in OBSERVED_INPUTS.items()}
 )
 """The same for single images."""
+
+
+def on_ground(seen: Observation, other: Observation) -> Image:
+    """The leukocytes of an image where they lay, on the ground of another image.
+
+    The ground has its own leukocytes painted over; the cells come with a soft rim.
+    """
+    height, width = seen.image.shape[:2]
+    ground = cv2.resize(other.background, (width, height), interpolation=cv2.INTER_AREA)
+    sigma = max(height, width) / _RIM
+    kept = cv2.GaussianBlur(_kept(seen).astype(np.float32), (0, 0), sigma)
+    share = np.clip(2 * kept, 0, 1)[:, :, None]  # all of the cell, and a rim outside it
+    return np.rint(seen.image * share + ground * (1 - share)).astype(np.uint8)
 
 
 def transplanted(seen: Observation, holes: NDArray[np.bool_]) -> Image:

@@ -18,6 +18,7 @@ from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold
 from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.statistics.metrics import weighted_metrics
+from leukoscope.pipeline.features.one_pass import SEEN
 from leukoscope.pipeline.features.patient_store import Store
 from leukoscope.pipeline.fitting import degraded_features, linear_logits
 from leukoscope.pipeline.folds import ProtocolPlan
@@ -179,9 +180,11 @@ def gather_evidence(
     progress: Progress,
 ) -> Evidence:
     """What was measured of the data and of the pipeline; fits the negative control."""
+    bare = np.flatnonzero(store.images.numbers(SEEN)[:, 1] == 0)
     return Evidence(
         inapplicable=inapplicable_probes(config, passport, store.images),
         partners=partner_classes(store, config.seed),
+        without_leukocyte=frozenset(store.images.data.records[row].image_id for row in bare),
         control=negative_control(store, plan, config, progress),
         data_errors=data_errors(passport),
         scale=picture_scale(store.images, config).to_json()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from leukoscope.config.bundle import Calibration
 from leukoscope.config.recipe import Recipe
-from leukoscope.config.study import DEGRADED, PERTURBED, StudyConfig
+from leukoscope.config.study import DEGRADED, PERTURBED, SWAPPED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.protocols import PROTOCOLS, strictest
 from leukoscope.core.records import Fold
@@ -28,6 +28,7 @@ from leukoscope.evaluation.patient_heads import Bags, bag_logits
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.learning.checkpoint import RECORD, load_checkpoint, load_head
 from leukoscope.learning.features import predict_logits
+from leukoscope.pipeline.features.inputs import GROUND
 from leukoscope.pipeline.features.patient_store import PatientStore, Store
 from leukoscope.pipeline.features.store import InputStore, Wanted
 from leukoscope.pipeline.fitting import HeadTrainer, job_seed
@@ -47,8 +48,14 @@ PERTURBED_IMAGES = 300
 PATIENT_IMAGES = 5000
 """Where patients are the unit, whole patients with about so many images at most in all."""
 
-PERTURBED_INPUTS = (*PERTURBED, *DEGRADED)
-"""The inputs that the models of a study are applied to, besides whole images."""
+
+def perturbed_inputs(config: StudyConfig) -> tuple[str, ...]:
+    """The inputs that the models of a study are applied to, besides whole images.
+
+    Grounds are swapped where ``ground-only`` is asked for, whose partners they come from.
+    """
+    swapped = SWAPPED if GROUND in config.probes else ()
+    return (*PERTURBED, *swapped, *DEGRADED)
 
 
 def perturbed_patients(store: PatientStore, seed: int) -> Rows:
@@ -67,7 +74,7 @@ def perturbed_wanted(store: Store, recipe: Recipe, config: StudyConfig) -> list[
         rows = store.image_rows(perturbed_patients(store, config.seed))
     else:
         rows = perturbed_rows(store.data, config.seed)
-    return [Wanted(recipe, name, rows) for name in PERTURBED_INPUTS]
+    return [Wanted(recipe, name, rows) for name in perturbed_inputs(config)]
 
 
 def perturbed_rows(data: Labelled, seed: int, most: int = PERTURBED_IMAGES) -> Rows:
@@ -125,9 +132,9 @@ def run_perturbed(
         return tables
     models: PerturbedModels | PerturbedPatients
     if isinstance(store, PatientStore):
-        models = PerturbedPatients(store, recipe, PERTURBED_INPUTS, config.seed)
+        models = PerturbedPatients(store, recipe, perturbed_inputs(config), config.seed)
     else:
-        models = PerturbedModels(store, recipe, PERTURBED_INPUTS, config.seed)
+        models = PerturbedModels(store, recipe, perturbed_inputs(config), config.seed)
     tables_of_fits = [PredictionTable.load(_table_path(store, recipe, fold)) for fold in folds]
     calibrate_fits(folds, tables_of_fits, lambda f: _table_path(store, recipe, f).parent, PROTOCOLS)
     calibrations = calibrations_of_run(store.run, [recipe.name], folds)
@@ -250,7 +257,9 @@ class PerturbedModels:
                 self._heads[folder] = load_head(folder)
             return self._heads[folder](self._features(name, rows))
         if name not in self._pixels:
-            self._pixels[name] = self.store.pixels(self.recipe, name, self._perturbed(name))
+            self._pixels[name] = self.store.pixels(
+                self.recipe, name, self._perturbed(name), self.seed
+            )
         network, meta = load_checkpoint(folder)
         shown = self._pixels[name][self._places(name, rows)]
         return predict_logits(network, shown, meta.recipe.preprocess)

@@ -22,6 +22,8 @@ INPUT_TITLES: Mapping[str, str] = {
     "scale-bar-only": "scale bar only",
     "stain-neutral": "grey density, without stain",
     "cell-share": "share of each cell type",
+    "ground-of-another-class": "leukocytes on the ground of another class",
+    "ground-of-own-class": "leukocytes on another ground of their own class",
 }
 
 PROBE_MEANING: Mapping[str, str] = {

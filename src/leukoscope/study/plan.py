@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, Recipe
-from leukoscope.config.study import PERTURBED, StudyConfig
+from leukoscope.config.study import DEGRADED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.labels import check_roles
 from leukoscope.core.patients import Patients
@@ -26,7 +26,7 @@ from leukoscope.pipeline.features.inputs import GROUND, load_input, observe
 from leukoscope.pipeline.features.one_pass import NumberTable
 from leukoscope.pipeline.folds import OF_IMAGES
 from leukoscope.pipeline.inapplicable import PictureScale
-from leukoscope.pipeline.perturbed import PATIENT_IMAGES, PERTURBED_IMAGES, PERTURBED_INPUTS
+from leukoscope.pipeline.perturbed import PATIENT_IMAGES, PERTURBED_IMAGES, perturbed_inputs
 from leukoscope.pipeline.probes import number_table, probe_recipe, sees_image
 from leukoscope.pipeline.progress import Listener
 from leukoscope.study.run import read_data
@@ -134,9 +134,13 @@ def _recipe_steps(
         disk_mb += n * FEATURES_MB
         model_mb = 0.05 if linear else n * 0.003  # training images are kept as features
     most = PERTURBED_IMAGES if config.unit == "image" else PATIENT_IMAGES
-    shown = len(PERTURBED_INPUTS) * min(n, most)
+    shown = len(perturbed_inputs(config)) * min(n, most)
     if not recipe.frozen_features:  # features serve all protocols
-        shown += len(PERTURBED) * min(n, PERTURBED_IMAGES) * (len(protocols) - 1)
+        shown += (
+            (len(perturbed_inputs(config)) - len(DEGRADED))
+            * min(n, PERTURBED_IMAGES)
+            * (len(protocols) - 1)
+        )
     steps = [
         PlannedStep(f"training {recipe.name}", f"{jobs} fits", times.total(n, jobs)),
         PlannedStep(f"{recipe.name} on perturbed images", f"{shown} images", shown * times.forward),

@@ -130,10 +130,10 @@ def test_training_goes_on_without_a_cache(
 def test_shared_pixels_are_read_once_and_mapped(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(InputStore, "_stream", lambda *_: iter(PIXELS))
+    monkeypatch.setattr(InputStore, "stream", lambda *_: iter(PIXELS))
     store = replace(store_in(tmp_path, []), shared=True)
     assert (store.pixels(recipe) == PIXELS).all()
-    monkeypatch.setattr(InputStore, "_stream", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(InputStore, "stream", lambda *_: pytest.fail("read again"))
     found = replace(store_in(tmp_path, []), shared=True).pixels(recipe)
     assert (found == PIXELS).all()
     assert not found.flags.owndata

@@ -215,7 +215,7 @@ def _show(metrics: StudyMetrics, report: Path, as_json: bool) -> None:
     verdict, shortcuts = metrics.verdict, metrics.shortcuts
     for left_out in shortcuts.inapplicable if shortcuts else ():
         out.print(f"{left_out.probe} does not apply: {left_out.reason}", markup=False)
-    print_sources(verdict)
+    print_sources(metrics)
     print_verdict(verdict.level, verdict.headline, verdict.needs)
     findings = [text for text in verdict.findings if text.startswith(("Leak", "On which"))]
     findings += [describe_share(entry) for entry in (shortcuts.shares if shortcuts else ())]

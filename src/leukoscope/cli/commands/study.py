@@ -360,7 +360,7 @@ def _print_result(result: StudyResult) -> None:
     verdict = result.metrics.verdict
     print_verdict(verdict.level, verdict.headline, verdict.needs)
     say()
-    print_sources(verdict)
+    print_sources(result.metrics)
     say()
     _print_scores(result)
     if result.metrics.external:

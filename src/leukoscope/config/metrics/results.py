@@ -8,7 +8,7 @@ a two-sided p-value. An interval has the level ``confidence`` of the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
@@ -21,6 +21,10 @@ SourceStatus = Literal["shown", "refuted", "open", "inapplicable"]
 """What is known of one source of shortcut."""
 Difference = Literal["better", "worse", "not distinguishable"]
 """What a paired comparison says of its first side."""
+GROUND_CLASS: Final = "ground_class"
+"""Share of images named after the ground that their leukocytes were put on."""
+GROUND_BIAS: Final = "ground_bias"
+"""The same among the images that were named after either, ground or leukocytes."""
 Aggregation = Literal["mean-logit", "median-probability", "vote"]
 """How the images of a patient become one answer."""
 

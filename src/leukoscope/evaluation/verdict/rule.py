@@ -18,6 +18,7 @@ from leukoscope.config.metrics.other_data import ForeignSplit
 from leukoscope.config.metrics.results import Estimate, Result, VerdictLevel
 from leukoscope.core.protocols import IN_VERDICT, JUDGED, PROTOCOLS
 from leukoscope.evaluation.statistics.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
+from leukoscope.evaluation.verdict.grounds import swapped_grounds
 from leukoscope.evaluation.verdict.sentences import (
     DEGRADED_WORDS,
     SOURCE_WORDS,
@@ -52,6 +53,7 @@ RULE: Final = (
     "plausible: every applicable source is refuted and at least one applies, with at least "
     f"{MIN_GROUPS} patients and {MIN_CLASS_GROUPS} of each class, the control is at chance, at "
     "least half of the advantage survives each mild degradation of the test images (lower limit), "
+    "the model does not follow the ground where leukocytes were put on that of another class, "
     "and the audit found no error in labels or parts. plausible-by-clusters: the same where there "
     "are no patients, with acquisition clusters in their place that hold at least "
     f"{MIN_CLUSTER_IMAGES} images on average. inconclusive: otherwise. "
@@ -192,6 +194,7 @@ def _missing(
         found.append(("no probe had anything to look at", "use the original images"))
     found += _control_missing(metrics.control)
     found += _survival_missing(metrics, judged, recipe)
+    found += _ground_missing(metrics, judged, recipe)
     errors = metrics.data_errors
     if errors:
         found.append(
@@ -300,6 +303,20 @@ def _survival_missing(
     return [(why, need)]
 
 
+def _ground_missing(
+    metrics: Measurements, judged: Sequence[Score], recipe: str | None
+) -> list[Missing]:
+    """Whether the model names the class of the ground that its leukocytes were put on."""
+    seen = swapped_grounds(metrics, recipe).get(judged[0].protocol) if judged else None
+    if seen is None or seen.follows != "ground":
+        return []
+    why = (
+        "with leukocytes on the ground of another class it follows the ground in "
+        f"{share_text(seen.bias, '')} of the answers that name either class"
+    )
+    return [(why, "a model that sees the leukocytes alone, such as the recipe morphology")]
+
+
 def _split_missing(split: ForeignSplit | None) -> list[Missing]:
     if split is None:
         why = "on which images it was trained is not known, so its score may be memory"
@@ -343,6 +360,8 @@ def _findings(
     found += [describe_source(source) for source in sources]
     rows = survival_rows(metrics, judged, recipe)
     found += describe_survival(rows)
+    seen = swapped_grounds(metrics, recipe)
+    found += [seen[score.protocol].sentence() for score in judged[:1] if score.protocol in seen]
     found += describe_control(metrics.control)
     found += describe_inflation(metrics.comparisons, recipe)
     found += describe_curve(metrics.curve, recipe)

@@ -132,8 +132,9 @@ def partner_rows(
     seed: int,
     *,
     of_patients: bool = False,
+    own_class: bool = False,
 ) -> Rows:
-    """(n,) row of each image's partner of another class.
+    """(n,) row of each image's partner of another class, or another one of its own.
 
     The class is drawn first, each of the others with equal probability, so that the pairs (a, b)
     and (b, a) have holes of the same distribution; then one of the eight images of that class that
@@ -146,6 +147,7 @@ def partner_rows(
         classes: Number of classes.
         seed: Of the draws.
         of_patients: Draw the class once for all images of a patient.
+        own_class: Partners of the same class, for the control.
     """
     order = reading_order(records)
     place = np.empty(len(order), np.int64)
@@ -153,13 +155,13 @@ def partner_rows(
     members = [np.sort(place[y == k]) for k in range(classes)]
     partners = np.arange(len(records))
     for row, record in enumerate(records):
-        others = [k for k in range(classes) if k != y[row] and len(members[k])]
-        if not others:
+        others = [k for k in range(classes) if (k == y[row]) == own_class and len(members[k])]
+        if not others or (own_class and len(members[y[row]]) == 1):
             continue
         rng = _rng(seed, record)
         draw = _rng_of(f"{seed}:{record.patient_id}") if of_patients else rng
         own = members[others[int(draw.integers(len(others)))]]
-        back = 1 + int(rng.integers(min(_NEAREST, len(own))))
+        back = 1 + int(rng.integers(min(_NEAREST, len(own) - own_class)))
         before = int(np.searchsorted(own, place[row])) - back
         partners[row] = order[own[before % len(own)]]
     return partners

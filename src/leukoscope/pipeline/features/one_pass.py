@@ -20,7 +20,7 @@ from leukoscope.imaging.cell_shapes import count_statistics, shape_statistics
 from leukoscope.imaging.file_facts import FILE_FACTS, SIZE_FACTS, file_facts, taken_at
 from leukoscope.imaging.frame import frame_statistics
 from leukoscope.imaging.grain import grain_statistics
-from leukoscope.imaging.observation import Observation, transplanted
+from leukoscope.imaging.observation import Observation, on_ground, transplanted
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.stain_colours import finished_stains, stain_statistics
 from leukoscope.learning.features import FeatureEngine
@@ -64,8 +64,7 @@ def _view(seen: Observation) -> NDArray[np.float64]:
     ground = 0.0
     if not seen.cut_out:
         ground = float(seen.ground_colours[1].mean())
-    outside = float((seen.lit & ~seen.masks.cell).mean())
-    return np.array([ground, float(seen.cut_out), outside])
+    return np.array([ground, float(seen.masks.cell.mean())])
 
 
 def _time(seen: Observation) -> NDArray[np.float64]:
@@ -73,9 +72,8 @@ def _time(seen: Observation) -> NDArray[np.float64]:
     return np.array([np.nan if taken is None else taken])
 
 
-SEEN = NumberTable("seen", _view)
-"""``ground_share``, ``cut_out``, ``outside_share``: the share of pixels that show plain ground,
-whether the picture shows a cell cut out on black, and the share lit outside leukocytes."""
+SEEN = NumberTable("areas", _view)
+"""The share of pixels that show plain ground, and the share that shows leukocytes."""
 TIME = NumberTable("time", _time)
 NUMBER_TABLES: Mapping[str, NumberTable] = MappingProxyType(
     {
@@ -127,12 +125,15 @@ class Shown:
         spec: Preprocessing of the network.
         engine: Computes the features.
         rows: (m,) of which images, in the order of the result.
+        partners: (n,) on whose ground the leukocytes of each image are put; None where its own
+            ground stays.
     """
 
     variant: str
     spec: PreprocessSpec
     engine: FeatureEngine
     rows: Rows
+    partners: Rows | None = None
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,10 @@ class OnePass:
         for at, one in enumerate(self.shown):
             if row not in self._wanted[at]:
                 continue
-            if one.variant != GROUND:
+            if one.partners is not None:
+                other = observe(self.paths[p := int(one.partners[row])], self._hashes[p])
+                yield at, apply_preprocess(on_ground(seen, other), one.spec)
+            elif one.variant != GROUND:
                 yield at, apply_preprocess(make_input(seen, one.variant), one.spec)
             elif row not in self._is_late:
                 yield at, self._transplanted(seen, row, one)

@@ -13,12 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, Recipe
+from leukoscope.config.study import OWN_GROUND, SWAPPED
 from leukoscope.core.errors import BundleError
 from leukoscope.core.files import atomic_path, sha256_file, sha256_json, write_text
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.core.threads import ordered_map
+from leukoscope.imaging.observation import on_ground
+from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.learning.activations import (
     activation_shape,
     pooled_views,
@@ -32,6 +36,7 @@ from leukoscope.pipeline.features.inputs import (
     GROUND,
     Rows,
     load_input,
+    observe,
     partner_rows,
     reading_order,
 )
@@ -139,14 +144,15 @@ class InputStore:
             if key not in engines:
                 engines[key] = FeatureEngine(self.network(w.recipe, seed), w.recipe.preprocess)
             rows = every if w.rows is None else w.rows
-            shown.append(Shown(w.variant, w.recipe.preprocess, engines[key], rows))
+            partners = self.grounds(w.variant, seed)
+            shown.append(Shown(w.variant, w.recipe.preprocess, engines[key], rows, partners))
         order = reading_order(self.data.records)
         if not bare and all(w.rows is not None for w in missing.values()):
             order = order[np.isin(order, np.concatenate([one.rows for one in shown]))]
         transplants = any(one.variant == GROUND for one in shown)
-        partners = self.partner_rows(seed) if transplants else every
+        holes = self.partner_rows(seed) if transplants else every
         hashes = [record.sha256 for record in self.data.records]
-        one_pass = OnePass(self.paths(), hashes, order, list(bare.values()), shown, partners)
+        one_pass = OnePass(self.paths(), hashes, order, list(bare.values()), shown, holes)
         names = [f"features of {one.variant}" for one in shown] + [t.name for t in bare.values()]
         with self.progress.step(names[0] if len(names) == 1 else "features and probes") as tell:
             features, numbers = one_pass.run(tell)
@@ -203,15 +209,24 @@ class InputStore:
         records = self.data.records
         if rows is not None:
             records = tuple(records[row] for row in rows)
-        partners = self.partner_rows(seed) if variant == GROUND else None
+        partners = self.partner_rows(seed) if variant == GROUND else self.grounds(variant, seed)
         return _features_path(self.run, recipe, weights, variant, records, partners)
 
-    def partner_rows(self, seed: int) -> Rows:
-        """(n,) row of the image whose leukocytes are removed from each one's ground too."""
+    def partner_rows(self, seed: int, *, own_class: bool = False) -> Rows:
+        """(n,) row of the image whose leukocytes are removed from each one's ground too.
+
+        ``own_class`` asks for partners of the same class.
+        """
         return partner_rows(
             self.data.records, self.data.y, len(self.data.class_names), seed,
-            of_patients=self.pairs_of_patients,
+            of_patients=self.pairs_of_patients, own_class=own_class,
         )  # fmt: skip
+
+    def grounds(self, variant: str, seed: int) -> Rows | None:
+        """(n,) row of the image on whose ground a version puts the leukocytes of each image."""
+        if variant not in SWAPPED:
+            return None
+        return self.partner_rows(seed, own_class=variant == OWN_GROUND)
 
     def partner_classes(self, seed: int) -> dict[str, int]:
         """Image id → class of its partner in the transplant control; those without have none."""
@@ -227,18 +242,19 @@ class InputStore:
         }
 
     def pixels(
-        self, recipe: Recipe, variant: str = "image", rows: Rows | None = None
+        self, recipe: Recipe, variant: str = "image", rows: Rows | None = None, seed: int = 0
     ) -> NDArray[np.uint8]:
         """(n, S, S, 3) uint8 preprocessed images, in memory or, where shared, mapped.
 
-        ``rows`` asks for some images only, which are never shared.
+        ``rows`` asks for some images only, which are never shared; ``seed`` draws the grounds of
+        the versions that have them.
         """
         if self.parent is not None and self.parent_rows is not None:
             if rows is None:
-                return self.parent.pixels(recipe, variant)[self.parent_rows]
-            return self.parent.pixels(recipe, variant, self.parent_rows[rows])
+                return self.parent.pixels(recipe, variant, seed=seed)[self.parent_rows]
+            return self.parent.pixels(recipe, variant, self.parent_rows[rows], seed)
         if rows is not None or not self.shared:
-            return self._read_pixels(recipe, variant, rows)
+            return self._read_pixels(recipe, variant, rows, seed)
         key = sha256_json(
             [
                 recipe.preprocess.model_dump(mode="json"),
@@ -257,13 +273,13 @@ class InputStore:
         return self.run.cache / "pixels"
 
     def _read_pixels(
-        self, recipe: Recipe, variant: str, rows: Rows | None = None
+        self, recipe: Recipe, variant: str, rows: Rows | None = None, seed: int = 0
     ) -> NDArray[np.uint8]:
         n = len(self.data.records) if rows is None else len(rows)
         size = recipe.preprocess.size_px
         out = np.empty((n, size, size, 3), dtype=np.uint8)
         with self.progress.step(f"reading {variant}") as tell:
-            for row, image in enumerate(self._stream(recipe, variant, rows)):
+            for row, image in enumerate(self.stream(recipe.preprocess, variant, rows, seed)):
                 out[row] = image
                 tell(row + 1, n)
         return out
@@ -370,17 +386,25 @@ class InputStore:
         key = sha256_json([record.sha256 for record in self.data.records])
         return self.run.cache / "features" / f"{name}-{key[:16]}.npy"
 
-    def _stream(
-        self, recipe: Recipe, variant: str, rows: Rows | None
+    def stream(
+        self, spec: PreprocessSpec, variant: str, rows: Rows | None = None, seed: int = 0
     ) -> Iterator[NDArray[np.uint8]]:
-        records = self.data.records
-        chosen = records if rows is None else [records[row] for row in rows]
+        """Each image, or each of ``rows``, as a model sees it: (S, S, 3) uint8; see :meth:`pixels`.
 
-        def load(record: ImageRecord) -> NDArray[np.uint8]:
-            path = self.manifest.path_of(record)
-            return load_input(path, variant, recipe.preprocess, sha256=record.sha256)
+        Raises:
+            DataError: A file was changed since it was audited.
+            ImageError: A file cannot be read.
+        """
+        paths, hashes = self.paths(), [record.sha256 for record in self.data.records]
+        partners = self.grounds(variant, seed)
 
-        return ordered_map(load, chosen)
+        def load(row: int) -> NDArray[np.uint8]:
+            if partners is None:
+                return load_input(paths[row], variant, spec, sha256=hashes[row])
+            seen, other = (observe(paths[r], hashes[r]) for r in (row, int(partners[row])))
+            return apply_preprocess(on_ground(seen, other), spec)
+
+        return ordered_map(load, range(len(paths)) if rows is None else rows.tolist())
 
     def _cached(
         self,

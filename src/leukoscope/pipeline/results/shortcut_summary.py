@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.config.metrics.file import measurements
-from leukoscope.config.study import DEGRADED, PERTURBED
+from leukoscope.config.metrics.results import GROUND_BIAS, GROUND_CLASS
+from leukoscope.config.study import DEGRADED, OTHER_GROUND, PERTURBED, SWAPPED
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict.rule import judge
@@ -40,6 +42,7 @@ class Evidence:
         inapplicable: ``probe`` and ``reason`` of each probe that has nothing to see.
         partners: Image id → class of the image whose leukocytes were painted over as well, for
             the transplant control.
+        without_leukocyte: Ids of images in which no leukocyte was found to put on a ground.
         control: The negative control, see :mod:`leukoscope.pipeline.evidence`.
         data_errors: Sentences of the audit's errors.
         scale: What the grain probe knows of the pixel size.
@@ -47,30 +50,61 @@ class Evidence:
 
     inapplicable: Sequence[Mapping[str, str]] = ()
     partners: Mapping[str, int] = field(default_factory=dict)
+    without_leukocyte: frozenset[str] = frozenset()
     control: Mapping[str, object] | None = None
     data_errors: Sequence[str] = ()
     scale: Mapping[str, object] | None = None
 
 
 def model_on_entries(
-    statistics: Statistics, under: PredictionTable, recipes: Sequence[str], protocol: str
+    statistics: Statistics,
+    under: PredictionTable,
+    recipes: Sequence[str],
+    protocol: str,
+    evidence: Evidence,
 ) -> list[dict[str, object]]:
-    """The models on perturbed versions of their own test images."""
-    found = [
-        (recipe, name, under.select(recipe=recipe, input=MODEL_ON + name))
-        for recipe in recipes
-        for name in PERTURBED
-    ]
-    return [
-        {
-            "recipe": recipe,
-            "input": name,
-            **head_of(statistics, rows, protocol),
-            "metrics": statistics.metrics(rows, protocol, PERTURBED_METRICS),
-        }
-        for recipe, name, rows in found
-        if len(rows)
-    ]
+    """The models on perturbed versions of their own test images.
+
+    On the ground of another class ``ground_class`` is the share named after the ground, and
+    ``ground_bias`` that share of the images named after either, ground or leukocytes.
+    """
+    found = []
+    for recipe in recipes:
+        for name in _seen_by_models(evidence):
+            rows = under.select(recipe=recipe, input=MODEL_ON + name)
+            if name in SWAPPED:
+                paired = evidence.partners.keys() - evidence.without_leukocyte
+                rows = rows.take(np.isin(rows.image_id, list(paired)))
+            if not len(rows):
+                continue
+            metrics = statistics.metrics(rows, protocol, PERTURBED_METRICS)
+            if name == OTHER_GROUND:
+                ground = np.array([evidence.partners[key] for key in rows.image_id.tolist()])
+                metrics |= _after_the_ground(statistics, rows, ground, protocol)
+            entry = {"recipe": recipe, "input": name, **head_of(statistics, rows, protocol)}
+            found.append(entry | {"metrics": metrics})
+    return found
+
+
+def _after_the_ground(
+    statistics: Statistics, rows: PredictionTable, ground: NDArray[np.int64], protocol: str
+) -> dict[str, object]:
+    """How often images are named after the class (n,) of the ground."""
+    named, said = replace(rows, y_true=ground), rows.probs.argmax(axis=1)
+    either = named.take((said == ground) | (said == rows.y_true))
+    tables = {GROUND_CLASS: named, GROUND_BIAS: either}
+    return {
+        key: statistics.metrics(table, protocol, ["accuracy"])["accuracy"]
+        for key, table in tables.items()
+        if len(table)
+    }
+
+
+def _seen_by_models(evidence: Evidence) -> Iterator[str]:
+    """The perturbed inputs that say something; grounds are not swapped where none is to be seen."""
+    yield from PERTURBED
+    if PAIRED not in {row["probe"] for row in evidence.inapplicable}:
+        yield from SWAPPED
 
 
 def add_verdict(

@@ -225,7 +225,8 @@ def summarise(
     test = table.select(part="test")
     protocols = [p for p in dict.fromkeys(test.protocol.tolist()) if p != FINAL]
     recipes = [recipe.name for recipe in config.recipes]
-    entries = _entries(statistics, test, recipes, protocols)
+    evidence = evidence or Evidence()
+    entries = _entries(statistics, test, recipes, protocols, evidence)
     curve = entries.pop("curve")
     metrics: dict[str, object] = {
         "schema": 1,
@@ -241,7 +242,7 @@ def summarise(
     }
     subgroups = subgroups_entry(statistics, test, recipes[0], rows)
     metrics |= {"subgroups": subgroups} if subgroups else {}
-    add_verdict(metrics, statistics, test, recipes[0], evidence or Evidence())
+    add_verdict(metrics, statistics, test, recipes[0], evidence)
     return metrics
 
 
@@ -250,6 +251,7 @@ def _entries(
     test: PredictionTable,
     recipes: Sequence[str],
     protocols: Sequence[str],
+    evidence: Evidence,
 ) -> dict[str, list[dict[str, object]]]:
     """Models, probes, models on perturbed images, both class levels, the curve over clusters."""
     found: dict[str, list[dict[str, object]]] = {
@@ -272,7 +274,7 @@ def _entries(
         found["probes"] += [
             probe_entry(statistics, t, str(t.input[0]), protocol) for t in tested if len(t)
         ]
-        found["model_on"] += model_on_entries(statistics, under, recipes, protocol)
+        found["model_on"] += model_on_entries(statistics, under, recipes, protocol, evidence)
     return found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from leukoscope.config.metrics.evidence import Shortcuts, SourceVerdict, Survival
 from leukoscope.config.metrics.results import Estimate, PerturbedResult, ProbeResult, Result
 from leukoscope.core.protocols import protocol_title
+from leukoscope.evaluation.verdict.grounds import swapped_grounds
 from leukoscope.evaluation.verdict.sentences import DEGRADED_WORDS, SOURCE_WORDS, describe_control
 from leukoscope.evaluation.verdict.shortcuts import HALF, status_of
 from leukoscope.reporting.content import (
@@ -44,6 +45,12 @@ SIGNS: Final[Mapping[str, str]] = {
     "inapplicable": "– does not apply",
 }
 """How a status is printed."""
+FOLLOWS: Final[Mapping[str, str]] = {
+    "leukocytes": "✓ leukocytes",
+    "ground": "✗ the ground",
+    "unclear": "? not clear",
+}
+"""What a model follows, as it is printed."""
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
 _TEXT = (
     "A probe is a classifier that is deprived of the cells, trained and tested on the very "
@@ -58,7 +65,10 @@ _TEXT = (
 def why(study: Study) -> Section:
     """What the verdict rests on, as matrices; the same in sentences on request."""
     verdict = study.metrics.verdict
-    blocks: list[Block] = [*present(sources(study), survival(study)), Paragraph(_control(study))]
+    blocks: list[Block] = [
+        *present(sources(study), grounds(study), survival(study)),
+        Paragraph(_control(study)),
+    ]
     if study.metrics.warnings:
         blocks.append(Bullets(study.metrics.warnings))
     sentences = [
@@ -109,6 +119,28 @@ def _rests_on(protocol: str | None) -> str:
 
 def _judged_by(source: SourceVerdict) -> str:
     return f"about {count(source.needed)} groups" if source.needed else DASH
+
+
+def grounds(study: Study) -> Table | None:
+    """What the model names when its leukocytes lie on the ground of another image."""
+    found = swapped_grounds(study.metrics, study.recipes[0])
+    return table_if_any(
+        "What the trained model follows: the leukocytes of test images, put on the ground of "
+        "another image",
+        [found[name] for name in study.protocols if name in found],
+        PROTOCOL,
+        status("It follows", lambda s: FOLLOWS[s.follows]),
+        value("Other class: names the leukocytes’", lambda s: interval(s.cells, "share")),
+        value("Other class: names the ground’s", lambda s: interval(s.ground, "share")),
+        value("Ground’s, of these two", lambda s: interval(s.bias, "share")),
+        value("Same class: named rightly", lambda s: interval(s.own, "share")),
+        n_rows(study.row),
+        note="On the ground of another class, cells and ground speak for two classes, and the "
+        "answer tells which the model reads: the one that makes more than half of the answers "
+        "naming either (limits of the interval). On another ground of the same class, only what "
+        "pasting does is left. Leukocytes bring their stain with them: following them is not yet "
+        "reading their shape.",
+    )  # fmt: skip
 
 
 def survival(study: Study) -> Table | None:
