@@ -75,6 +75,7 @@ def test_what_is_open_is_closed_and_the_honest_figure_is_quoted(study: Study) ->
 def test_a_range_stays_on_its_line() -> None:
     assert Span("a", "", 0.5, 0.25, 0.75).place == "--at:50.0%;--from:25.0%;--to:50.0%"
     assert Span("a", "", -0.5, -0.9, 1.4).place == "--at:0.0%;--from:0.0%;--to:100.0%"
+    assert [Span("a", "", v).beyond for v in (-0.5, 0.5, 1.5, None)] == ["under", "", "over", ""]
     assert Span("a", "", None).place == ""
 
 

@@ -277,7 +277,7 @@ def test_the_bundle_carries_its_training_cases(
     manifest = Manifest.load(result.run.manifest, phantoms)
     by_id = {record.image_id: record for record in manifest.images}
     trained = bundle.load_trained_on()
-    assert len(library.captions) == bundle.record.similar.n == len(trained)  # type: ignore[union-attr]
+    assert 0 < len(library.captions) == bundle.record.similar.n < len(trained)  # type: ignore[union-attr]
     assert all(by_id[name].sha256 in trained for _, name, _ in library.captions)
     assert all(by_id[name].label == label for label, name, _ in library.captions)
     text = (result.run.bundle / "similar.json").read_text()

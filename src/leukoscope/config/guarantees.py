@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -199,11 +200,26 @@ class Promise(Strict):
 
     @property
     def words(self) -> str:
-        """One sentence for readers, without its full stop."""
-        text = (
-            f"{100 * self.coverage:g} % sets: calibrated for {self.covers} "
-            f"({self.n_groups} {self.unit}s held out)"
-        )
+        """One sentence for readers, without its full stop.
+
+        >>> few = {"unit": "patient", "protocol": "grouped", "n": 90, "coverage": 0.95}
+        >>> Promise(n_groups=19, **few).words
+        '95 % sets: calibrated for new patients (19 patients held out)'
+        >>> Promise(n_groups=16, **few).words
+        '95 % sets: fitted on 16 patients held out, too few to promise 95 % for new patients (19)'
+        """
+        fewest = math.ceil(round(self.coverage / (1 - self.coverage), 6))
+        share = f"{100 * self.coverage:g} %"
+        if self.n_groups < fewest:
+            text = (
+                f"{share} sets: fitted on {self.n_groups} {self.unit}s held out, too few to "
+                f"promise {share} for {self.covers} ({fewest})"
+            )
+        else:
+            text = (
+                f"{share} sets: calibrated for {self.covers} "
+                f"({self.n_groups} {self.unit}s held out)"
+            )
         return text if self.unit == "patient" else f"{text}; promises nothing for new patients"
 
     @property
@@ -217,6 +233,10 @@ class Promise(Strict):
             span = f" ({100 * found.low:.1f}–{100 * found.high:.1f} %)"
         few = "" if found.reliable else ", few groups"
         return f"measured coverage {100 * found.value:.1f} %{span}{few}"
+
+
+NOT_BETTER: Final = "not shown to be better than chance"
+"""What the headline of a verdict says of a model without an advantage."""
 
 
 class StudyVerdict(Strict):
@@ -238,7 +258,11 @@ class StudyVerdict(Strict):
 
         >>> StudyVerdict(level="unsafe", headline="", sources={"stain": "shown"}).warning
         'Judged unsafe by its study: most of its score can come from stain.'
+        >>> StudyVerdict(level="unsafe", headline=f"It is {NOT_BETTER}.").warning
+        'Judged unsafe by its study: its model is not shown to be better than chance.'
         """
+        if NOT_BETTER in self.headline:
+            return f"Judged {self.level} by its study: its model is {NOT_BETTER}."
         if self.level == "unsafe":
             names, reason = self._sources("shown"), "most of its score can come from"
         elif self.level == "inconclusive":

@@ -273,14 +273,18 @@ class PrevalenceModel:
             prob: (n, K) of the cells.
             known: (K,) cells whose class is known.
             own: (D, K, K) confusion matrices.
-            rng: Draws a sample of the cells for each; None takes the very cells.
+            rng: Draws the shares behind the cells for each, by a Dirichlet posterior whose prior
+                weighs one cell in all (Berger, Bernardo & Sun 2015), so that a class none of few
+                cells is called may still be there; None takes the very cells.
         """
         k, n = len(known), len(prob)
         total = n + round(float(known.sum()))
         called = np.bincount(prob.argmax(axis=1), minlength=k) if n else np.zeros(k, np.int64)
         picked = np.tile(np.concatenate([called, known]), (len(own), 1))
         if rng is not None:
-            picked = rng.multinomial(total, picked[0] / picked[0].sum(), len(own))
+            prior = np.repeat([1 / k if n else 0.0, 0.0], k)
+            drawn = rng.standard_gamma(picked[0] + prior, (len(own), 2 * k))
+            picked = total * drawn / drawn.sum(axis=1, keepdims=True)
         predicted, certain = picked[:, :k], picked[:, k:]
         rest = predicted.sum(axis=1, keepdims=True)
         inverted = np.stack([

@@ -174,7 +174,7 @@ def seen_in_training(predictor: Predictor, records: Sequence[ImageRecord]) -> li
     """A warning where a bundle was trained on some of the images that it is tested on."""
     seen = sum(record.sha256 in predictor.trained_on_sha256 for record in records)
     return [
-        f"{seen} of these {len(records)} images were in the bundle's training part: "
+        f"{seen} of these {len(records)} images were used to train the bundle: "
         "this is no test of unseen images"
     ] if seen else []  # fmt: skip
 

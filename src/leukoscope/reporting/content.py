@@ -135,6 +135,13 @@ class Span:
     tone: str = "mean"
 
     @property
+    def beyond(self) -> str:
+        """``under`` or ``over`` where the value lies outside the line, else empty."""
+        if self.value is None or 0 <= self.value <= 1:
+            return ""
+        return "under" if self.value < 0 else "over"
+
+    @property
     def place(self) -> str:
         """Left end, width and dot as custom properties of CSS, in per cent of the line."""
         if self.value is None:

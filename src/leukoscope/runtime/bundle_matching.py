@@ -20,6 +20,7 @@ from leukoscope.runtime.prediction import Failure, quality_notes
 from leukoscope.runtime.predictor import Predictor, load_bundle
 from leukoscope.runtime.tiling import Cutter
 
+_BY_LOOK = " in colour, grain and sharpness"  # its gate was not asked, and may still reject
 _PARTS = 4  # of each large image that are looked at
 Image = NDArray[np.uint8]
 
@@ -84,7 +85,7 @@ def choose_bundle(
     near = [k for k in range(len(bundles)) if (look[k] <= 1).any()]
     if len(near) == 1 or not decoded:
         best = near[0] if near else 0
-        return _choice(bundles, look, best, load(bundles[best].folder), decoded)
+        return _choice(bundles, look, best, load(bundles[best].folder), decoded, by=_BY_LOOK)
     opened = {k: load(bundles[k].folder) for k in near or range(len(bundles))}
     distances = np.full_like(look, np.inf)
     for k, predictor in opened.items():
@@ -99,6 +100,7 @@ def _choice(
     best: int,
     predictor: Predictor,
     decoded: Sequence[tuple[str, Decoded]],
+    by: str = "",
 ) -> BundleChoice:
     """Give the reason for a bundle, and the images that fit another one."""
     n, like = len(decoded), (distances <= 1).sum(axis=1)
@@ -116,7 +118,7 @@ def _choice(
         if bundle is not bundles[best]
     )
     share = f"{looked} resembles" if n == 1 else f"{like[best]} of {looked} resemble"
-    why = f"{name}: {share} its training images" + (f" ({others})" if n > 1 else "")
+    why = f"{name}: {share} its training images{by}" + (f" ({others})" if n > 1 else "")
     nearest = distances.argmin(axis=0)
     elsewhere = tuple(
         (decoded[i][0], bundles[int(k)].record.name)

@@ -143,7 +143,7 @@ def _texts(card: str, final: FinalModel) -> dict[str, bytes]:
     return {
         "LICENSE": LICENCE.encode(),
         "MODEL_CARD.md": card.encode(),
-        "trained_on.txt": _hashes(final.data, final.rows["train"]),
+        "trained_on.txt": _hashes(final.data, final.rows),
     }
 
 
@@ -437,6 +437,10 @@ def _trained_on(data_path: str, rows: dict[str, NDArray[np.int64]]) -> str:
     return f"all usable images of {Path(data_path).name} ({counts}; no test part)"
 
 
-def _hashes(data: Labelled, train: NDArray[np.int64]) -> bytes:
-    """SHA-256 of each training image, so that `evaluate` can tell when it is asked to cheat."""
-    return "".join(f"{data.records[i].sha256}\n" for i in train).encode()
+def _hashes(data: Labelled, rows: dict[str, NDArray[np.int64]]) -> bytes:
+    """SHA-256 of each image of train and val, so that `evaluate` can tell when it shall cheat.
+
+    ``val`` selects the penalty or the epoch, and linear heads are fitted on it in the end.
+    """
+    used = [i for part in ("train", "val") for i in rows[part]]
+    return "".join(f"{data.records[i].sha256}\n" for i in used).encode()

@@ -341,8 +341,11 @@ def add_similar(folder: Path, run: RunFolder) -> BundleRecord:
     bundle = read_bundle(folder)
     record = bundle.record
     found = read_images(RunFiles.open(run.path), record.class_names, record.preprocess)
-    hashes = {found.data.records[i].sha256 for i in found.rows["train"]}
-    if hashes != bundle.load_trained_on():
+    train, val = (
+        {found.data.records[i].sha256 for i in found.rows[part]} for part in ("train", "val")
+    )
+    listed = bundle.load_trained_on()  # of train alone in older bundles
+    if not train <= listed <= train | val:
         raise DataError(
             f"{folder}: expected the study that it was made by, but the training images of "
             f"{run.path} are others"

@@ -50,6 +50,10 @@ def test_a_frequent_class_lends_no_share() -> None:
 def test_a_model_without_advantage_has_no_share() -> None:
     model, probe = table(-1.0, "image"), table(1.0, "grain-only")
     assert np.isnan(advantage_share(model, probe, groups(model), **HOW).share.value)
+    slight = table(0.02, "image")  # better than chance on these images, perhaps not on others
+    found = advantage_share(slight, probe, groups(slight), **HOW)
+    assert found.model > 0.5
+    assert np.isnan([found.share.value, found.share.low, found.share.high]).all()
 
 
 def test_only_common_images_count() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -148,13 +149,26 @@ def test_the_bundle_the_card_and_the_report_say_for_whom(result: StudyResult) ->
     measured = result.metrics.to_json()["promise"]["coverage"]
     assert record.promise.measured is not None
     assert record.promise.measured.model_dump() == measured
-    words = f"95 % sets: calibrated for new patients ({len(units)} patients held out)"
+    words = (
+        "95 % sets: fitted on 16 patients held out, too few to promise 95 % for new patients (19)"
+    )
+    assert len(units) == 16
     assert record.promise_words == words
     for text in (render_model_card(result.run), result.run.report_md.read_text()):
         assert words in text
         assert "What the bundle promises of a new patient" in text
     assert "of whole patients" not in record.trained_on
     assert record.trained_on.startswith("all usable images of patients.csv (")
+
+
+def test_a_bundle_knows_all_images_that_it_was_made_of(result: StudyResult) -> None:
+    """Those that chose the penalty too: the head was fitted on them in the end."""
+    bundle = read_bundle(result.run.bundle)
+    found = re.search(r"\((\d+) train, (\d+) val;", bundle.record.trained_on)
+    assert found is not None
+    train, val = map(int, found.groups())
+    assert val > 0
+    assert len(bundle.load_trained_on()) == train + val
 
 
 def test_without_larger_units_the_promise_says_so(tinted: Path, tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from leukoscope.cli.console import (
     name_unreadable,
     print_json,
     print_subgroups,
+    print_table,
     progress_bars,
     say,
+    with_interval,
 )
 from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 from leukoscope.core.known_classes import Roles
@@ -380,11 +382,8 @@ def evaluate(
     else:
         row = result.metrics.results[0]
         console().print(f"{row.n} {row.row}s, {row.n_groups} groups", markup=False)
-        for name, found in row.metrics.items():
-            if found.value is None:
-                continue
-            span = "" if found.low is None else f"  ({found.low:.3f}–{found.high:.3f})"
-            console().print(f"{name:24s} {found.value:.3f}{span}", markup=False)
+        known = {name: found for name, found in row.metrics.items() if found.value is not None}
+        print_table(("metric", "value"), [(n, with_interval(v)) for n, v in known.items()])
         share = result.metrics.decisions.share.model_dump()
         decisions = ", ".join(f"{name} {value:.1%}" for name, value in share.items())
         console().print(f"decisions: {decisions}", markup=False)

@@ -87,7 +87,8 @@ def _print_queue(queue: Queue, page: Path) -> None:
         out.print(f"[yellow]![/] {queue.n_untested} images were not tested and not judged")
     out.print(
         f"likely label errors  {found.likely} (estimated share of wrong labels "
-        f"{found.estimated_share:.1%})\nconflicting pairs    {found.conflicts}",
+        f"{found.estimated_share:.1%}, the model's own errors among them)\n"
+        f"conflicting pairs    {found.conflicts}",
         markup=False,
     )
     lists = ((queue.lists["uncertain"], "least certain"), (queue.lists["ood"], "unlike the others"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from leukoscope.config.guarantees import NOT_BETTER
 from leukoscope.config.metrics.evidence import Control, SourceVerdict, Survival, Verdict
 from leukoscope.config.metrics.file import Measurements
 from leukoscope.config.metrics.other_data import ForeignSplit
@@ -156,9 +157,9 @@ def _against(
         useless = next((score for score in scores.values() if not score.skill), None)
     if useless is not None:
         return [
-            f"{PROTOCOLS[useless.protocol].setting} the model is not shown to be better than chance"
+            f"{PROTOCOLS[useless.protocol].setting} the model is {NOT_BETTER}"
             if not metrics.foreign
-            else "it is not shown to be better than chance. Check the order of classes, the size, "
+            else f"it is {NOT_BETTER}. Check the order of classes, the size, "
             "mean and deviation of its input"
         ]
     shown = [source for source in sources if source.status == "shown"]

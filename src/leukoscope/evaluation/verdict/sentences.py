@@ -164,10 +164,16 @@ def describe_control(control: Control | None) -> list[str]:
     if control is None or not control.draws:
         return []
     verdict = {True: "not above it", False: "ABOVE IT", None: "too uncertain to tell"}
+    below = (
+        " Below chance is usual where groups are few: the classes that are held out are rarer in "
+        "training, so that a model that learnt nothing leans to the others."
+        if control.high is not None and control.high < 0.5
+        else ""
+    )
     return [
         f"Negative control ({len(control.draws)} times labels dealt at random to whole groups): "
         f"ROC AUC {control.value:.2f} ({control.low:.2f} to {control.high:.2f}), chance "
-        f"0.50: {verdict[control.passed]}."
+        f"0.50: {verdict[control.passed]}.{below}"
     ]
 
 

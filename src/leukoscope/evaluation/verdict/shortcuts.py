@@ -233,8 +233,8 @@ class AdvantageShare:
         value: Metric of the probe.
         model: Metric of the model on the same images.
         chance: What both have without any information.
-        share: (value − chance) / (model − chance) with its interval; NaN where the model has no
-            advantage.
+        share: (value − chance) / (model − chance) with its interval; NaN where the model's
+            advantage may be 0, because its interval does not lie above chance.
     """
 
     metric: str
@@ -310,10 +310,11 @@ def advantage_share(
     whole, part = measured(np.ones((1, len(y))))
     blocks = [measured(weights) for weights in resampling.weights()]
     drawn_whole, drawn_part = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
-    value = float((part[0] - chance) / (whole[0] - chance)) if whole[0] > chance else math.nan
-    drawn = np.full(len(drawn_whole), np.nan)
-    above = drawn_whole > chance
-    drawn[above] = (drawn_part[above] - chance) / (drawn_whole[above] - chance)
+    value, drawn = math.nan, np.full(len(drawn_whole), np.nan)
+    if resampling.interval(float(whole[0]), drawn_whole).low > chance:
+        value = float((part[0] - chance) / (whole[0] - chance))
+        above = drawn_whole > chance
+        drawn[above] = (drawn_part[above] - chance) / (drawn_whole[above] - chance)
     share = resampling.interval(value, drawn)
     return AdvantageShare(metric, float(part[0]), float(whole[0]), chance, share, len(y))
 

@@ -318,9 +318,11 @@ def deciding_cells(study: Study, gallery: Gallery) -> Section:
     blocks: list[Block] = [
         Paragraph(
             "For each test patient the images that moved the answer most, by the model that had "
-            "not seen this patient. A cell’s number is what it adds to the log odds of the "
-            "answer: with all images against without this one; the weight is "
-            "its part in the mean. It tells what the model went by, not which cell is diseased. "
+            "not seen this patient. A cell’s number is the log odds of the answer with all images "
+            "minus those without this one: above 0 it made the answer surer than the other cells "
+            "alone, below 0 less sure. The numbers do not add up to the answer, and about half are "
+            "below 0 even where all cells agree. The weight is its part in the mean. "
+            "It tells what the model went by, not which cell is diseased. "
             f"Sheets of {plural(len(entries), 'patient')} are in `explanations/patients/`, all "
             f"numbers in `explanations/{PATIENT_CELLS}`."
         )

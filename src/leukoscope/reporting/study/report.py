@@ -5,7 +5,9 @@ Its first screen says the verdict, what the accuracy is made of, and what to do 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from leukoscope.config.metrics.evidence import SourceVerdict
 from leukoscope.config.metrics.results import Estimate, NextUnit, Result
@@ -61,8 +63,7 @@ SOURCE_LABELS: Mapping[str, str] = {
 }
 """Each source of shortcut where space is scarce."""
 REMEDIES: Mapping[str, str] = {
-    "ground": "take images of every class from the same slides and sessions, or train on cells "
-    "alone (`--recipe cells`)",
+    "ground": "take images of every class from the same slides and sessions",
     "grain": "use the original files of one camera and one compression for every class",
     "frame": "crop away rims and scale bars, and photograph every class with the same optics",
     "file": "store every class in one format, size and quality",
@@ -162,7 +163,10 @@ def _steps(study: Study) -> Iterator[tuple[str, str]]:
     shown = [source for source in verdict.sources if source.status == "shown"]
     for source in sorted(shown, key=_size, reverse=True)[:2]:
         label = lower_first(SOURCE_LABELS[source.source])
-        yield f"Remove “{label}” as a clue:", f"{REMEDIES[source.source]}."
+        remedy = REMEDIES[source.source]
+        if source.source == "ground" and study.row == "image":
+            remedy += ", or train on leukocytes alone (`--recipe morphology`)"
+        yield f"Remove “{label}” as a clue:", f"{remedy}."
     yield from _what_to_quote(study)
     for need in verdict.needs:
         yield "To settle what is open:", f"{need.rstrip('.')}."
@@ -190,9 +194,15 @@ def _what_to_quote(study: Study) -> Iterator[tuple[str, str]]:
         yield f"Quote {accuracy[0]} ({setting}),", f"not the {accuracy[1]} of a random split."
 
 
+def _from_here(path: Path) -> str:
+    """A folder as it is typed where the program runs; of one that lies elsewhere the name alone."""
+    full = path.absolute()
+    return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else path.name
+
+
 def _later(study: Study) -> Iterator[tuple[str, str]]:
     """What remains to be done in any study."""
-    name = study.run.path.name
+    name = shlex.quote(_from_here(study.run.path))
     named = study.passport is not None and study.passport["patients"]["n"]
     if not named and not study.metrics.foreign:
         yield (
