@@ -376,6 +376,7 @@ def place_by_pattern(listing: Listing, pattern: PathPattern) -> Placement:
     """
     images = [name for name in listing.files if is_image_name(name)]
     wrapper = common_folders(images)
+    pattern = _without_file_part(pattern, images, wrapper)
     placed, left = [], []
     for name in images:
         found = pattern.fields(name, wrapper)
@@ -399,7 +400,8 @@ def place_by_pattern(listing: Listing, pattern: PathPattern) -> Placement:
         raise LayoutError(
             f"{listing.root}: none of its {len(images)} images fits the layout {pattern.text}"
             f"{shown}",
-            hint="write one part for each folder, * for one that tells nothing",
+            hint="write one part for each folder and none for the file, * for a folder that tells "
+            "nothing: '{class}/{patient}' fits aml/patient_01/x.jpg",
         )
     warnings = _walk_warnings(listing)
     if left:
@@ -408,6 +410,14 @@ def place_by_pattern(listing: Listing, pattern: PathPattern) -> Placement:
             f"{left[0]}"
         )
     return Placement(placed, warnings)
+
+
+def _without_file_part(pattern: PathPattern, images: Sequence[str], wrapper: int) -> PathPattern:
+    """The pattern without a last ``*`` that can only mean the files, where all images fit so."""
+    shorter = pattern.without_last()
+    if shorter is None or any(pattern.fields(name, wrapper) for name in images):
+        return pattern
+    return shorter if all(shorter.fields(name, wrapper) for name in images) else pattern
 
 
 def _corrected(path: Path) -> list[str]:
