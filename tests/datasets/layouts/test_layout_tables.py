@@ -53,6 +53,40 @@ def test_a_listed_file_may_be_missing_or_unlabelled(tmp_path: Path, put: Put) ->
     assert {r.path: r.label for r in mapped.usable} == {"a.png": "all", "b.png": "healthy"}
 
 
+@pytest.mark.parametrize(
+    ("header", "notes"),
+    [
+        ("path,label,Patient", ["column 'Patient' looks like patient_id: rename it"]),
+        ("path,label,PatientID", ["column 'PatientID' looks like patient_id: rename it"]),
+        ("path,label,patient id", ["column 'patient id' looks like patient_id: rename it"]),
+        ("path,label,pateint_id", ["column 'pateint_id' looks like patient_id: rename it"]),
+        ("path,label,Cell type", ["column 'Cell type' looks like cell_type: rename it"]),
+        ("path,label,scanner", []),
+        ("path,label,patient_id", []),
+    ],
+)
+def test_a_column_that_is_nearly_a_known_one_is_named(
+    tmp_path: Path, put: Put, header: str, notes: list[str]
+) -> None:
+    for k in range(4):
+        put(tmp_path / f"{k}.png", k)
+    rows = [f"{k}.png,{('all', 'hem')[k % 2]},p{k}" for k in range(4)]
+    path = write(tmp_path, "\n".join([header, *rows]) + "\n")
+    assert [n for n in inspect_dataset(path).warnings if "looks like" in n] == notes
+    assert [n for n in load_dataset(path).notes if "looks like" in n] == notes
+
+
+def test_columns_of_other_names_are_asked_for_by_name(tmp_path: Path, put: Put) -> None:
+    put(tmp_path / "a.png", 1)
+    path = write(tmp_path, "Filename,class,patient\na.png,all,p\n")
+    with pytest.raises(LayoutError, match="path, label missing") as caught:
+        load_dataset(path)
+    assert caught.value.hint == (
+        "rename columns: 'Filename' looks like path; 'class' looks like label; "
+        "'patient' looks like patient_id"
+    )
+
+
 def test_any_column_is_kept_and_can_be_the_label(tmp_path: Path, put: Put) -> None:
     for k in range(3):
         put(tmp_path / f"{k}.png", k)

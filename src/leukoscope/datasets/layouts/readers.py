@@ -15,6 +15,7 @@ from leukoscope.core.files import csv_value, leaves_folder, read_json, sha256_fi
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import class_title, open_name, resolve_class
 from leukoscope.core.records import DESCRIBING_COLUMNS, MANIFEST_COLUMNS
+from leukoscope.datasets.layouts.column_names import near_columns, near_notes
 from leukoscope.datasets.layouts.folder_levels import (
     FIELDS,
     PathPattern,
@@ -267,6 +268,12 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[TableRow]:
     return [(number, dict(zip(columns, values, strict=True))) for number, values in lines]
 
 
+def _header(path: Path) -> list[str]:
+    """The names of a readable table's columns, as they are written."""
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        return [name.strip() for name in next(csv.reader(handle), [])]
+
+
 def has_columns(path: Path, required: tuple[str, ...]) -> bool:
     """Whether a CSV file can be read and its header names the columns."""
     try:
@@ -322,7 +329,7 @@ def place_manifest(path: Path, target: str = "") -> Placement:
     warnings = []
     if "" in first:
         warnings.append(f"line {first['']}: no {target or 'label'}; its images are excluded")
-    warnings += _corrected(path) + _leads_out(placed)
+    warnings += near_notes(_header(path)) + _corrected(path) + _leads_out(placed)
     if not any((path.parent / item.path).exists() for item in placed):
         raise LayoutError(
             f"{path}: none of the {len(placed)} listed files exists, e.g. {placed[0].path}",
@@ -350,6 +357,10 @@ def _manifest_rows(path: Path, target: str) -> list[TableRow]:
             hint = f"--target {target} names no column of this table"
             raise LayoutError(error.message, hint=hint) from None
         known = [name for name in ("diagnosis", "cell_type") if has_columns(path, ("path", name))]
+        near = near_columns(_header(path)) if "missing, found" in error.message else {}
+        if near and not known:
+            names = "; ".join(f"{given!r} looks like {name}" for given, name in near.items())
+            raise LayoutError(error.message, hint=f"rename columns: {names}") from None
         if target or not known or error.hint:
             raise
         hint = f"--target {known[0]} takes the column {known[0]} for the label"
