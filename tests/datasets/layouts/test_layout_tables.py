@@ -76,6 +76,17 @@ def test_a_column_that_is_nearly_a_known_one_is_named(
     assert [n for n in load_dataset(path).notes if "looks like" in n] == notes
 
 
+def test_rows_without_a_patient_are_counted_and_named(tmp_path: Path, put: Put) -> None:
+    for k in range(4):
+        put(tmp_path / f"{k}.png", k)
+    rows = ["0.png,all,a", "1.png,all,b", "2.png,hem,c", "3.png,hem,"]
+    path = write(tmp_path, "\n".join(["path,label,patient_id", *rows]) + "\n")
+    (note,) = [n for n in inspect_dataset(path).warnings if "patient (" in n]
+    assert note.startswith("1 of 4 images name no patient (3.png): ")
+    assert "`grouped` is lost" in note
+    assert "--layout" not in note
+
+
 def test_columns_of_other_names_are_asked_for_by_name(tmp_path: Path, put: Put) -> None:
     put(tmp_path / "a.png", 1)
     path = write(tmp_path, "Filename,class,patient\na.png,all,p\n")

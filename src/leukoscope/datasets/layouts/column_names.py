@@ -51,11 +51,12 @@ def near_columns(columns: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def near_notes(columns: Sequence[str]) -> list[str]:
-    """A sentence for each of :func:`near_columns`."""
+def near_notes(columns: Sequence[str], target: str = "") -> list[str]:
+    """A sentence for each of :func:`near_columns`; ``target`` takes the place of the label."""
     return [
         f"column {given!r} looks like {known}: rename it"
         for given, known in near_columns(columns).items()
+        if not target or (known != "label" and given.lower() != target)
     ]
 
 

@@ -329,7 +329,7 @@ def place_manifest(path: Path, target: str = "") -> Placement:
     warnings = []
     if "" in first:
         warnings.append(f"line {first['']}: no {target or 'label'}; its images are excluded")
-    warnings += near_notes(_header(path)) + _corrected(path) + _leads_out(placed)
+    warnings += near_notes(_header(path), target) + _corrected(path) + _leads_out(placed)
     if not any((path.parent / item.path).exists() for item in placed):
         raise LayoutError(
             f"{path}: none of the {len(placed)} listed files exists, e.g. {placed[0].path}",
