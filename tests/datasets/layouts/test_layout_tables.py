@@ -47,6 +47,7 @@ def test_a_listed_file_may_be_missing_or_unlabelled(tmp_path: Path, put: Put) ->
     warnings = inspect_dataset(path).warnings
     assert warnings == (
         "line 4: no label; its images are excluded",
+        "1 of the 4 listed files is missing: gone.png (line 5)",
         "class cat has only one image: it can be trained on or tested, not both",
     )
     mapped = load_dataset(path, class_map={"cat": "hem"})
@@ -85,6 +86,27 @@ def test_rows_without_a_patient_are_counted_and_named(tmp_path: Path, put: Put) 
     assert note.startswith("1 of 4 images name no patient (3.png): ")
     assert "`grouped` is lost" in note
     assert "--layout" not in note
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_tables_of_spreadsheets_are_read(tmp_path: Path, put: Put, sign: str) -> None:
+    put(tmp_path / "a, b.png", 1)
+    put(tmp_path / "b.png", 2)
+    lines = ["\ufeffpath|label|patient_id|age", "a, b.png|all|p1|4", "b.png|hem|p2|9"]
+    path = write(tmp_path, "\n".join(lines).replace("|", sign) + "\n", "manifest.csv")
+    for place in (path, tmp_path):
+        records = load_dataset(place).images
+        assert [(r.path, r.label, r.patient_id) for r in records] == [
+            ("a, b.png", "all", "p1"),
+            ("b.png", "healthy", "p2"),
+        ]
+    path = write(tmp_path, "\n".join([*lines, "c.png|all"]).replace("|", sign) + "\n")
+    with pytest.raises(LayoutError, match="line 4: expected 4 values") as caught:
+        load_dataset(path)
+    assert {";": "semicolon", "\t": "tab"}[sign] in caught.value.hint
+    path = write(tmp_path, f"file{sign}class\na.png{sign}all\n")
+    with pytest.raises(LayoutError, match="path, label missing, found file, class"):
+        load_dataset(path)
 
 
 def test_columns_of_other_names_are_asked_for_by_name(tmp_path: Path, put: Put) -> None:
