@@ -246,7 +246,8 @@ def _open_folder(run: RunFolder, config: StudyConfig, resume: bool) -> None:
     """Begin or resume a study; one that failed before its splits does not block its folder."""
     if run.config.is_file() and not resume and _has_no_result(run):
         shutil.rmtree(run.cache, ignore_errors=True)
-        run.config.unlink()
+        for path in (run.manifest, run.passport, run.config):  # the last says whose these are
+            path.unlink(missing_ok=True)
     resumed = resumes(run.config, "study", resume=resume, hint="add --resume to go on with it")
     if resumed and load_study_config(run.config) != config:
         raise ConfigError(
