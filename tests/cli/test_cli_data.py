@@ -155,6 +155,24 @@ def test_a_class_that_the_data_lacks_is_refused_before_the_work(
     assert not [path.name for path in tmp_path.iterdir() if path.name != "data"]
 
 
+def test_a_plan_refuses_what_the_study_would(smears: Path, tmp_path: Path) -> None:
+    for patient in (smears / "Patient_00", smears / "Patient_01"):
+        patient.rename(patient.with_name(f"anon {patient.name[-1]} x"))
+    done = _typed("study", smears, "-p", "grouped", "--plan")
+    assert done.exit_code == 1, done.output
+    assert "no protocol applies to this data (grouped: 8 of 48 images have no" in done.stderr
+    assert "training" not in done.stdout
+    by_patient = (smears, "--unit", "patient", "--layout", "{patient}/*/{class}")
+    by_patient = (*by_patient, "--target", "diagnosis", "-p", "random")
+    done = _typed("study", *by_patient, "--plan")
+    assert done.exit_code == 1, done.output
+    assert "no protocol applies to this data (random: it divides images" in done.stderr
+    one = ("--class", "Blast=all", "--class", "Hairy cell=all")
+    done = _typed("study", smears, *one, "--plan")
+    assert done.exit_code == 1, done.output
+    assert "a classifier needs two classes, found all" in done.stderr
+
+
 def test_one_of_two_classes_that_the_data_lacks_is_named(smears: Path, tmp_path: Path) -> None:
     done = _typed("data", "samples", smears, "--out", tmp_path / "s.png",
                   "--class", "Blats=all", "--class", "Blast=all")  # fmt: skip

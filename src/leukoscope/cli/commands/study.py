@@ -326,6 +326,8 @@ def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
     if jobs > 1:
         out.print(f"The times are those of one process; with --jobs {jobs} fits overlap.")
     out.print(f"disk: about {plan.disk_mb:.0f} MB in the study's folder")
+    for row in plan.inapplicable:
+        out.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
     out.print("\n[bold]What this data cannot show[/]")
     for text in plan.limits or ("nothing was found that would limit the report",):
         out.print(f"· {text}", markup=False)
