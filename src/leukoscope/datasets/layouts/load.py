@@ -379,6 +379,18 @@ def reading_notes(
     return ReadingNotes((*warnings, *few_groups(images)), placement.unused, tuple(names))
 
 
+def patients_in(root: Path) -> dict[str, str]:
+    """Path of a file below a folder → its patient, as :func:`inspect_dataset` reads the folder.
+
+    Files without a patient have an empty one. Nothing where the folder has no known layout.
+    """
+    try:
+        placed = _place(root, "auto", None, "")[-1].placed
+    except LayoutError:
+        return {}
+    return {item.path: item.patient_id for item in placed}
+
+
 def stated_roles(
     path: Path | str,
     *,
