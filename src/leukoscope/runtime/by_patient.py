@@ -128,7 +128,8 @@ def _refuse_classes(root: Path, of_layout: Mapping[str, str]) -> None:
         raise UsageError(
             f"{root}: its folders are named after classes ({', '.join(classes[:_NAMED])}{more}), "
             "not after patients, and nothing in it names patients",
-            hint="name a CSV with the columns image and patient_id in its place",
+            hint="name a CSV with the columns image and patient_id: --by-patient of `predict`, "
+            "--patients of `count`",
         )
 
 
