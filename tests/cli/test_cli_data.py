@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from leukoscope.analyses.ablation import plan_ablation
 from leukoscope.analyses.transfer import plan_transfer
@@ -127,3 +127,54 @@ def test_how_data_is_read_is_no_option_of_a_finished_run(tmp_path: Path) -> None
     done = CliRunner().invoke(app, ["robustness", str(tmp_path), "--target", "diagnosis"])
     assert done.exit_code == 2
     assert "a run knows its own images" in " ".join(done.output.split())
+
+
+def _typed(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], terminal_width=200)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("study", "--plan"),
+        ("train", "--out", "run"),
+        ("data", "audit", "--out", "audit"),
+        ("data", "split", "-p", "random", "--out", "splits.csv"),
+        ("data", "samples", "--out", "samples.png"),
+    ],
+)
+def test_a_class_that_the_data_lacks_is_refused_before_the_work(
+    smears: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    number = 2 if words[0] == "data" else 1
+    done = _typed(*words[:number], smears, *words[number:], "--class", "Blats=all")
+    assert done.exit_code == 2, done.output
+    assert "unknown folder or label of --class 'Blats'" in done.stderr
+    assert "Did you mean 'Blast'?" in done.stderr
+    assert not [path.name for path in tmp_path.iterdir() if path.name != "data"]
+
+
+def test_a_plan_refuses_what_the_study_would(smears: Path, tmp_path: Path) -> None:
+    for patient in (smears / "Patient_00", smears / "Patient_01"):
+        patient.rename(patient.with_name(f"anon {patient.name[-1]} x"))
+    done = _typed("study", smears, "-p", "grouped", "--plan")
+    assert done.exit_code == 1, done.output
+    assert "no protocol applies to this data (grouped: 8 of 48 images have no" in done.stderr
+    assert "training" not in done.stdout
+    by_patient = (smears, "--unit", "patient", "--layout", "{patient}/*/{class}")
+    by_patient = (*by_patient, "--target", "diagnosis", "-p", "random")
+    done = _typed("study", *by_patient, "--plan")
+    assert done.exit_code == 1, done.output
+    assert "no protocol applies to this data (random: it divides images" in done.stderr
+    one = ("--class", "Blast=all", "--class", "Hairy cell=all")
+    done = _typed("study", smears, *one, "--plan")
+    assert done.exit_code == 1, done.output
+    assert "a classifier needs two classes, found all" in done.stderr
+
+
+def test_one_of_two_classes_that_the_data_lacks_is_named(smears: Path, tmp_path: Path) -> None:
+    done = _typed("data", "samples", smears, "--out", tmp_path / "s.png",
+                  "--class", "Blats=all", "--class", "Blast=all")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "! --class names 'Blats', which is no class name of this data" in done.stderr

@@ -168,6 +168,7 @@ def test_plan_starts_nothing(data: Path, tmp_path: Path) -> None:
     assert plan["n_images"] == 57
     assert any("patient" in text for text in plan["limits"])
     assert all(step["seconds"] >= 0 for step in plan["steps"])
+    assert plan["inapplicable"] == []
     assert not (tmp_path / "run").exists()
 
 

@@ -351,7 +351,12 @@ def test_a_hold_out_tests_every_class_even_with_two_groups_of_it() -> None:
         (
             "grouped",
             {"patient_id": lambda i, r: "" if i == 5 else r.patient_id},
-            r"1 of 300 images have no patient id, e\.g\. .*/0005\.png",
+            r"1 of 300 images have no patient id, e\.g\. .*/0005\.png; because of them all of it",
+        ),
+        (
+            "grouped",
+            {"patient_id": lambda i, r: "" if i < 5 else r.patient_id},
+            r"5 of 300 images have no patient id, e\.g\. .*/0000\.png, .*, .*; because",
         ),
         ("random", {"label": "benign"}, "two or more classes, found benign"),
         ("random", {"status": "quarantined"}, "found no usable image"),

@@ -16,7 +16,7 @@ from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_csv
 from leukoscope.evaluation.combining import aggregate
 from leukoscope.runtime.bundle import save_bundle
-from leukoscope.runtime.by_patient import patients_of_folders, patients_of_table
+from leukoscope.runtime.by_patient import check_patients, patients_of_folders, patients_of_table
 from leukoscope.runtime.predictor import load_bundle
 
 
@@ -116,3 +116,50 @@ def test_a_name_that_two_patients_share_is_found_by_its_path_alone(tmp_path: Pat
     assert patient_of("elsewhere/a.png") == ""
     with pytest.raises(UsageError, match="subfolders"):
         patients_of_folders(tmp_path / "nothing")
+
+
+def _files(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def test_patients_below_class_folders_are_found_as_inspect_finds_them(tmp_path: Path) -> None:
+    root = _files(tmp_path, "aml/patient_1/a.png", "aml/patient_2/a.png", "apl/patient_3/a.png",
+                  "apl/patient_3/notes.txt")  # fmt: skip
+    patient_of = patients_of_folders(root)
+    found = {path: patient_of(str(root / path)) for path in
+             ("aml/patient_1/a.png", "aml/patient_2/a.png", "apl/patient_3/notes.txt")}  # fmt: skip
+    assert list(found.values()) == ["patient_1", "patient_2", "patient_3"]
+    assert patient_of("elsewhere/a.png") == ""
+    _files(root, "apl/Öz Ü/b.png")
+    lost = str(root / "apl/Öz Ü/b.png")
+    with pytest.raises(DataError, match="no patient is known for 1 of the images"):
+        check_patients([lost], patients_of_folders(root))
+
+
+def test_classes_of_one_patient_each_are_still_classes(tmp_path: Path) -> None:
+    root = _files(tmp_path, "aml/patient_1/a.png", "apl/patient_3/a.png")
+    assert patients_of_folders(root)(str(root / "aml/patient_1/a.png")) == "patient_1"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("anna/a.png", "ben/b.png"),
+        ("patient_1/blast/a.png", "anna/blast/b.png", "ben/monocyte/c.png"),
+        ("P1/slide 2/b.png", "P2/a.png"),
+    ],
+)
+def test_folders_of_patients_stay_the_patients(tmp_path: Path, names: tuple[str, ...]) -> None:
+    patient_of = patients_of_folders(_files(tmp_path, *names))
+    tops = [name.partition("/")[0] for name in names]
+    assert [patient_of(str(tmp_path / name)) for name in names] == tops
+
+
+def test_class_folders_are_no_patients(tmp_path: Path) -> None:
+    root = _files(tmp_path, "monocyte/a.png", "lymphocyte/b.png", "neutrophil/c.png")
+    with pytest.raises(UsageError, match="named after classes") as caught:
+        patients_of_folders(root)
+    assert "patient_id" in caught.value.hint

@@ -386,6 +386,22 @@ def test_data_without_two_classes_is_refused(phantoms: Path, tmp_path: Path) -> 
         run_study(one, tmp_path / "run", **OPTIONS)
 
 
+def test_a_study_that_failed_early_does_not_block_its_folder(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    one, out = tmp_path / "one", tmp_path / "run"
+    shutil.copytree(phantoms / "Pro", one / "Pro")
+    for _ in range(3):
+        with pytest.raises(DataError, match="needs two classes"):
+            run_study(one, out, **OPTIONS)
+    with pytest.raises(DataError, match="needs two classes"):
+        run_study(one, out, resume=True, **OPTIONS)
+    assert (out / "manifest.csv").is_file()
+    (out / "mine.txt").write_text("thesis")
+    with pytest.raises(UsageError, match="already holds a study"):
+        run_study(one, out, **OPTIONS)
+
+
 def test_overrides_reach_study_and_recipe(phantoms: Path) -> None:
     config = study_config(phantoms, recipes=["cnn-baseline"], overrides=["coverage=0.9",
                           "training.epochs=2", "splits.val=0.2"])  # fmt: skip

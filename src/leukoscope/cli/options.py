@@ -24,7 +24,7 @@ LayoutOption = Annotated[
     typer.Option(
         "--layout",
         autocompletion=completion("layout"),
-        help="Name of a layout, or a pattern of folders: '{class}/{patient}/*'.",
+        help="Name of a layout, or a pattern of the folders: '{class}/{patient}'.",
     ),
 ]
 TargetOption = Annotated[

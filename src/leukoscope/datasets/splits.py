@@ -38,6 +38,7 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 _ATTEMPTS = 8
+_NAMED = 3
 MOST_VALUES = 20
 """Each site or cohort is a fold of its own, as many as :class:`SplitConfig` allows."""
 _TITLES = {
@@ -85,9 +86,10 @@ class _Images:
         found = [groups.get(record.image_id, "") for record in self.records]
         if "" in found:
             several = ", or several" if self.row == "patient" else ""
+            lost = [r.path for r, one in zip(self.records, found, strict=True) if not one]
             raise SplitError(
-                f"{found.count('')} of {len(found)} {self.row}s have no {what}{several}, "
-                f"e.g. {self.records[found.index('')].path}"
+                f"{len(lost)} of {len(found)} {self.row}s have no {what}{several}, "
+                f"e.g. {', '.join(sorted(lost)[:_NAMED])}; because of them all of it is lost"
             )
         return found
 

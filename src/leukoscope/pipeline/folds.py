@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from leukoscope.config.study import StudyConfig
-from leukoscope.core.errors import SplitError
+from leukoscope.core.errors import DataError, SplitError
 from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import PROTOCOLS, base_name, promised_protocol
 from leukoscope.core.records import Fold, Manifest
@@ -114,6 +114,45 @@ def plan_protocols(manifest: Manifest, audit: Audit, config: StudyConfig) -> Pro
     ]
     notes += stain_target_notes(config)
     return ProtocolPlan(tuple(folds), tuple(inapplicable), tuple(notes))
+
+
+def surely_inapplicable(
+    manifest: Manifest, config: StudyConfig, *, cut_out: bool
+) -> tuple[dict[str, str], ...]:
+    """Protocols that do not apply whatever the audit will find; the audit may rule out more.
+
+    Args:
+        manifest: Of :func:`study_rows`, before the audit.
+        config: Of the study.
+        cut_out: Whether the images are cells cut out on black.
+
+    Returns:
+        Rows as in :class:`ProtocolPlan`.
+    """
+    rows = []
+    for protocol in config.protocols:
+        reason = ""
+        by_clusters = protocol.startswith("acquisition")
+        if config.unit == "patient" and protocol in OF_IMAGES:
+            reason = OF_IMAGES[protocol]
+        elif by_clusters and cut_out:
+            reason = "cells cut out on black leave no background to find clusters in"
+        else:
+            found_by_audit = by_clusters or protocol == "deduplicated"
+            try:
+                like = "random" if found_by_audit else protocol
+                make_splits(manifest, like, config.splits, seed=config.seed)
+            except SplitError as error:
+                reason = error.message
+        if reason:
+            rows.append({"protocol": protocol, "reason": reason})
+    return tuple(rows)
+
+
+def none_applies(inapplicable: Sequence[Mapping[str, str]]) -> DataError:
+    """The error of a study without a protocol."""
+    reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in inapplicable)
+    return DataError(f"no protocol applies to this data ({reasons})")
 
 
 def stain_target_notes(config: StudyConfig) -> list[str]:

@@ -17,7 +17,7 @@ from leukoscope.config.bundle import BundleRecord
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_csv, sha256_bytes, write_bytes, write_csv
-from leukoscope.core.labels import class_title
+from leukoscope.core.labels import class_title, resolve_class
 from leukoscope.evaluation.calibration.conformal import prediction_sets
 from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.combining import DEFAULT, patient_result
@@ -32,6 +32,7 @@ from leukoscope.runtime.predictor import Predictor
 
 PatientOf = Callable[[str], str]
 NUMBER_COLUMNS = ("low", "high", "stability", "agreement", "n_images", "n_rejected", "n_unreadable")
+_NAMED = 3  # in a message
 DECIDED = ("prediction_set", "decision", "reasons", "distance")
 """Columns of bundles that answer for patients."""
 
@@ -69,23 +70,67 @@ def patients_of_table(path: Path) -> PatientOf:
 
 
 def patients_of_folders(root: Path) -> PatientOf:
-    """Take the folder directly below ``root`` in which an image lies as its patient.
+    """The patients of a folder: those that ``data inspect`` finds, else the folders below it.
+
+    The folder directly below ``root`` in which an image lies is its patient, unless its layout says
+    that the patients lie elsewhere, as in ``class/patient/image``.
 
     Raises:
-        UsageError: There is no such folder.
+        UsageError: There is no such folder, or the folders below it are classes, and no patients
+            are named.
     """
+    from leukoscope.datasets.layouts.load import patients_in
+
     if not root.is_dir():
         raise UsageError(f"{root}: expected a folder whose subfolders are named after patients")
     top = Path(_place(root))
+    of_layout = patients_in(root)
+    if not any(of_layout.values()):
+        _refuse_classes(root, of_layout)
+    by_folders = _same_patients(of_layout)
+    of_folder = _patients_by_folder(of_layout)
 
     def patient_of(image: str) -> str:
         place = Path(_place(Path(image)))
         if not place.is_relative_to(top):
             return ""
-        steps = place.relative_to(top).parts
-        return steps[0] if len(steps) > 1 else ""
+        below = place.relative_to(top)
+        if not by_folders:
+            name = below.as_posix()
+            return of_layout.get(name) or of_folder.get(below.parent.as_posix(), "")
+        return below.parts[0] if len(below.parts) > 1 else ""
 
     return patient_of
+
+
+def _same_patients(of_layout: Mapping[str, str]) -> bool:
+    """Whether the folders at the top are the layout's patients, and not classes of one each."""
+    pairs = {(path.partition("/")[0], name) for path, name in of_layout.items() if name}
+    folders, names = {folder for folder, _ in pairs}, {name for _, name in pairs}
+    alike = len(pairs) == len(folders) == len(names)
+    return alike and all(folder in names or resolve_class(folder) is None for folder in folders)
+
+
+def _patients_by_folder(of_layout: Mapping[str, str]) -> dict[str, str]:
+    """Folder → the patient of all its images, for files that the layout does not list."""
+    found: dict[str, set[str]] = {}
+    for path, name in of_layout.items():
+        found.setdefault(path.rpartition("/")[0] or ".", set()).add(name)
+    return {folder: names.pop() for folder, names in found.items() if len(names) == 1}
+
+
+def _refuse_classes(root: Path, of_layout: Mapping[str, str]) -> None:
+    """Refuse folders that are named after classes, of which none can be a patient."""
+    folders = sorted({path.partition("/")[0] for path in of_layout if "/" in path})
+    classes = [name for name in folders if resolve_class(name) is not None]
+    if len(classes) > 1 and 2 * len(classes) > len(folders):
+        more = " …" if len(classes) > _NAMED else ""
+        raise UsageError(
+            f"{root}: its folders are named after classes ({', '.join(classes[:_NAMED])}{more}), "
+            "not after patients, and nothing in it names patients",
+            hint="name a CSV with the columns image and patient_id: --by-patient of `predict`, "
+            "--patients of `count`",
+        )
 
 
 def patients_named(place: Path) -> PatientOf:

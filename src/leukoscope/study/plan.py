@@ -16,20 +16,23 @@ from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, Recip
 from leukoscope.config.study import DEGRADED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.labels import check_roles
-from leukoscope.core.patients import Patients
-from leukoscope.core.protocols import PROTOCOLS
-from leukoscope.core.records import DESCRIBING_COLUMNS, Manifest
+from leukoscope.core.records import Manifest
 from leukoscope.datasets.audit.measurements import audit_image
 from leukoscope.evaluation.calibration.conformal import fewest_for
 from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.pipeline.features.inputs import GROUND, load_input, observe
 from leukoscope.pipeline.features.one_pass import NumberTable
-from leukoscope.pipeline.folds import OF_IMAGES
+from leukoscope.pipeline.folds import none_applies, study_rows, surely_inapplicable
 from leukoscope.pipeline.inapplicable import PictureScale
 from leukoscope.pipeline.perturbed import PATIENT_IMAGES, PERTURBED_IMAGES, perturbed_inputs
 from leukoscope.pipeline.probes import number_table, probe_recipe, sees_image
 from leukoscope.pipeline.progress import Listener
-from leukoscope.study.run import read_data
+from leukoscope.study.run import (
+    check_external_data,
+    check_recipes,
+    check_two_classes,
+    read_data,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +72,8 @@ class StudyPlan:
         steps: In the order in which they run.
         disk_mb: Estimate of what the study's folder will hold.
         limits: What the data cannot show, in sentences.
+        inapplicable: ``{"protocol", "reason"}`` for each that the data cannot support; the audit
+            may find more.
     """
 
     n_files: int
@@ -76,22 +81,26 @@ class StudyPlan:
     steps: tuple[PlannedStep, ...]
     disk_mb: float
     limits: tuple[str, ...]
+    inapplicable: tuple[dict[str, str], ...]
 
 
 def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     """Read the data, time each kind of work on a sample, and say what would run.
 
     Raises:
-        DataError: No image can be used.
+        DataError: The study would end with it: no image can be used, fewer than two classes, no
+            protocol that applies.
     """
+    check_recipes(config)
     start = time.perf_counter()
     manifest = read_data(config, listener)
     reading = PlannedStep("reading", f"{len(manifest.images)} files", time.perf_counter() - start)
     n = len(manifest.usable)
     if n == 0:
         raise DataError(f"{config.data.path}: no usable image")
-    if config.unit == "patient":
-        Patients.of(manifest)
+    rows = study_rows(manifest, config)
+    check_two_classes(manifest)
+    check_external_data(config, manifest.class_names)
     if not config.external:
         check_roles(config.data.roles, manifest.class_names)
     listener("timing a sample", 0, 0)
@@ -100,7 +109,10 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     start = time.perf_counter()
     cut_out = sum(audit_image(path).cut_out[0] for path in paths) > len(paths) / 2
     audit_s = n * (time.perf_counter() - start) / len(paths) / THREADS
-    protocols = _likely_protocols(manifest, config, cut_out)
+    left_out = surely_inapplicable(rows, config, cut_out=cut_out)
+    protocols = [p for p in config.protocols if p not in {row["protocol"] for row in left_out}]
+    if not protocols:
+        raise none_applies(left_out)
     fits = len(protocols) * config.splits.folds
     steps = [reading, PlannedStep("audit", f"{n} images", audit_s)]
     disk_mb = 20 + n * 0.01
@@ -116,7 +128,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
         disk_mb += n * FEATURES_MB if sees_image(probe) else 0
     steps.append(PlannedStep("statistics, bundle, report", "", 20 + n * 0.008))
     limits = tuple(_limits(manifest, config, cut_out))
-    return StudyPlan(len(manifest.images), n, tuple(steps), disk_mb, limits)
+    return StudyPlan(len(manifest.images), n, tuple(steps), disk_mb, limits, left_out)
 
 
 def _recipe_steps(
@@ -263,23 +275,6 @@ def _seconds_each(paths: Sequence[Path], work: Callable[[Path], object]) -> floa
     return _seconds(lambda: [work(path) for path in paths]) / len(paths)
 
 
-def _likely_protocols(manifest: Manifest, config: StudyConfig, cut_out: bool) -> list[str]:
-    """Protocols that manifest and sample do not rule out; the audit may rule out more."""
-    records = manifest.usable
-    ruled_out = {"acquisition", "acquisition-merged"} if cut_out else set()
-    if config.unit == "patient":
-        ruled_out |= set(OF_IMAGES)
-    if not all(record.patient_id for record in records):
-        ruled_out.add("grouped")
-    if not any(record.given_part for record in records):
-        ruled_out.add("given")
-    for name, protocol in PROTOCOLS.items():
-        column = protocol.column
-        if column in DESCRIBING_COLUMNS and not all(record.column(column) for record in records):
-            ruled_out.add(name)
-    return [name for name in config.protocols if name not in ruled_out]
-
-
 def _limits(manifest: Manifest, config: StudyConfig, cut_out: bool) -> Iterator[str]:
     records = manifest.usable
     by_class = Counter(record.label for record in records)
@@ -315,7 +310,3 @@ def _limits(manifest: Manifest, config: StudyConfig, cut_out: bool) -> Iterator[
                 f"{name}: about {cal:.0f} calibration images; prediction sets cannot promise "
                 f"{config.coverage:.0%} for this class ({fewest} are needed)."
             )
-    if len(by_class) < 2:
-        yield "Fewer than two classes: no classifier can be trained."
-    if not any(record.given_part for record in records):
-        yield "No given split: the protocol `given` will be left out."

@@ -31,7 +31,13 @@ from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.imaging.segment import remembered_masks
 from leukoscope.pipeline.features.inputs import check_unchanged
-from leukoscope.pipeline.folds import ProtocolPlan, final_fold, plan_protocols, study_rows
+from leukoscope.pipeline.folds import (
+    ProtocolPlan,
+    final_fold,
+    none_applies,
+    plan_protocols,
+    study_rows,
+)
 from leukoscope.pipeline.jobs import Announce, Labelled
 from leukoscope.pipeline.progress import Listener, Progress, describe_environment
 from leukoscope.study.options import StudyOptions, study_config
@@ -143,21 +149,15 @@ def _run_steps(
     report: bool,
 ) -> StudyResult:
     """Everything from the audit to the report."""
-    from leukoscope.learning.backbones import check_networks
     from leukoscope.learning.trackers import check_trackers, track_report
-    from leukoscope.pipeline.patient_fitting import check_training
 
     _open_folder(run, config, resume)
     check_trackers(config.recipes, run.path)
     if not run.passport.is_file():
-        check_networks(config.recipes)  # now, not after an audit of thousands of files
-        if config.unit == "patient":
-            for recipe in config.recipes:
-                check_training(recipe)
+        check_recipes(config)  # now, not after an audit of thousands of files
     with progress.step("audit"):
         found = audited_in(run, config, progress)
-    images = labelled(found, config)
-    _check_external(config, images)
+    check_external_data(config, labelled(found, config).class_names)
     with progress.step("splits"):
         plan = _write_splits(run, found, config, shared=announce is not None)
     tables, evidence = _fit_everything(run, config, found, plan, progress, executor, announce)
@@ -188,12 +188,27 @@ def _check_shares_training(config: StudyConfig) -> None:
         )
 
 
-def _check_external(config: StudyConfig, images: Labelled) -> None:
+def check_recipes(config: StudyConfig) -> None:
+    """Refuse recipes that cannot be fitted: unknown networks, or a training that has no patients.
+
+    Raises:
+        LeukoscopeError: Says which and why.
+    """
+    from leukoscope.learning.backbones import check_networks
+    from leukoscope.pipeline.patient_fitting import check_training
+
+    check_networks(config.recipes)
+    if config.unit == "patient":
+        for recipe in config.recipes:
+            check_training(recipe)
+
+
+def check_external_data(config: StudyConfig, class_names: Sequence[str]) -> None:
     """Refuse other data that the bundle could not be measured on, before anything is fitted."""
     if config.external:
         from leukoscope.study.comparable import check_external
 
-        check_external(config, images.class_names)
+        check_external(config, class_names)
 
 
 def _report(run: RunFolder, progress: Progress) -> None:
@@ -246,7 +261,8 @@ def _open_folder(run: RunFolder, config: StudyConfig, resume: bool) -> None:
     """Begin or resume a study; one that failed before its splits does not block its folder."""
     if run.config.is_file() and not resume and _has_no_result(run):
         shutil.rmtree(run.cache, ignore_errors=True)
-        run.config.unlink()
+        for path in (run.manifest, run.passport, run.config):  # the last says whose these are
+            path.unlink(missing_ok=True)
     resumed = resumes(run.config, "study", resume=resume, hint="add --resume to go on with it")
     if resumed and load_study_config(run.config) != config:
         raise ConfigError(
@@ -288,14 +304,22 @@ def labelled(found: Audit, config: StudyConfig) -> Labelled:
     Raises:
         DataError: They have fewer than two classes.
     """
-    names = found.manifest.class_names
+    check_two_classes(found.manifest)
+    return Labelled(found.manifest.usable, found.manifest.class_names, config.data.roles)
+
+
+def check_two_classes(manifest: Manifest) -> None:
+    """Refuse data that leave nothing to tell apart.
+
+    Raises:
+        DataError: They have fewer than two classes.
+    """
+    names = manifest.class_names
     if len(names) < 2:
         raise DataError(
-            f"{found.manifest.root}: a classifier needs two classes, found "
-            f"{', '.join(names) or 'none'}",
+            f"{manifest.root}: a classifier needs two classes, found {', '.join(names) or 'none'}",
             hint="map folder names with --class FOLDER=CLASS; see `leukoscope data inspect`",
         )
-    return Labelled(found.manifest.usable, names, config.data.roles)
 
 
 def _write_splits(
@@ -305,8 +329,7 @@ def _write_splits(
     rows = study_rows(found.manifest, config)
     plan = plan_protocols(rows, found, config)
     if not plan.folds:
-        reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
-        raise DataError(f"no protocol applies to this data ({reasons})")
+        raise none_applies(plan.inapplicable)
     if config.bundle and not config.no_bundle_reason:
         final = final_fold(rows, config, plan.folds)
         plan = replace(plan, folds=(*plan.folds, final))

@@ -47,10 +47,77 @@ def test_a_listed_file_may_be_missing_or_unlabelled(tmp_path: Path, put: Put) ->
     warnings = inspect_dataset(path).warnings
     assert warnings == (
         "line 4: no label; its images are excluded",
+        "1 of the 4 listed files is missing: gone.png (line 5)",
         "class cat has only one image: it can be trained on or tested, not both",
     )
     mapped = load_dataset(path, class_map={"cat": "hem"})
     assert {r.path: r.label for r in mapped.usable} == {"a.png": "all", "b.png": "healthy"}
+
+
+@pytest.mark.parametrize(
+    ("header", "notes"),
+    [
+        ("path,label,Patient", ["column 'Patient' looks like patient_id: rename it"]),
+        ("path,label,PatientID", ["column 'PatientID' looks like patient_id: rename it"]),
+        ("path,label,patient id", ["column 'patient id' looks like patient_id: rename it"]),
+        ("path,label,pateint_id", ["column 'pateint_id' looks like patient_id: rename it"]),
+        ("path,label,Cell type", ["column 'Cell type' looks like cell_type: rename it"]),
+        ("path,label,scanner", []),
+        ("path,label,patient_id", []),
+    ],
+)
+def test_a_column_that_is_nearly_a_known_one_is_named(
+    tmp_path: Path, put: Put, header: str, notes: list[str]
+) -> None:
+    for k in range(4):
+        put(tmp_path / f"{k}.png", k)
+    rows = [f"{k}.png,{('all', 'hem')[k % 2]},p{k}" for k in range(4)]
+    path = write(tmp_path, "\n".join([header, *rows]) + "\n")
+    assert [n for n in inspect_dataset(path).warnings if "looks like" in n] == notes
+    assert [n for n in load_dataset(path).notes if "looks like" in n] == notes
+
+
+def test_rows_without_a_patient_are_counted_and_named(tmp_path: Path, put: Put) -> None:
+    for k in range(4):
+        put(tmp_path / f"{k}.png", k)
+    rows = ["0.png,all,a", "1.png,all,b", "2.png,hem,c", "3.png,hem,"]
+    path = write(tmp_path, "\n".join(["path,label,patient_id", *rows]) + "\n")
+    (note,) = [n for n in inspect_dataset(path).warnings if "patient (" in n]
+    assert note.startswith("1 of 4 images name no patient (3.png): ")
+    assert "`grouped` is lost" in note
+    assert "--layout" not in note
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_tables_of_spreadsheets_are_read(tmp_path: Path, put: Put, sign: str) -> None:
+    put(tmp_path / "a, b.png", 1)
+    put(tmp_path / "b.png", 2)
+    lines = ["\ufeffpath|label|patient_id|age", "a, b.png|all|p1|4", "b.png|hem|p2|9"]
+    path = write(tmp_path, "\n".join(lines).replace("|", sign) + "\n", "manifest.csv")
+    for place in (path, tmp_path):
+        records = load_dataset(place).images
+        assert [(r.path, r.label, r.patient_id) for r in records] == [
+            ("a, b.png", "all", "p1"),
+            ("b.png", "healthy", "p2"),
+        ]
+    path = write(tmp_path, "\n".join([*lines, "c.png|all"]).replace("|", sign) + "\n")
+    with pytest.raises(LayoutError, match="line 4: expected 4 values") as caught:
+        load_dataset(path)
+    assert {";": "semicolon", "\t": "tab"}[sign] in caught.value.hint
+    path = write(tmp_path, f"file{sign}class\na.png{sign}all\n")
+    with pytest.raises(LayoutError, match="path, label missing, found file, class"):
+        load_dataset(path)
+
+
+def test_columns_of_other_names_are_asked_for_by_name(tmp_path: Path, put: Put) -> None:
+    put(tmp_path / "a.png", 1)
+    path = write(tmp_path, "Filename,class,patient\na.png,all,p\n")
+    with pytest.raises(LayoutError, match="path, label missing") as caught:
+        load_dataset(path)
+    assert caught.value.hint == (
+        "rename columns: 'Filename' looks like path; 'class' looks like label; "
+        "'patient' looks like patient_id"
+    )
 
 
 def test_any_column_is_kept_and_can_be_the_label(tmp_path: Path, put: Put) -> None:

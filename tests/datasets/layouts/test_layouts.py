@@ -378,6 +378,37 @@ def test_a_pattern_says_what_each_folder_is(tmp_path: Path, put: Put) -> None:
         load_dataset(tmp_path, layout="{split}/{class}")
 
 
+def test_a_last_star_can_stand_for_the_files(tmp_path: Path, put: Put) -> None:
+    for k, folder in enumerate(["red/left", "red/right", "blue/left"]):
+        put(tmp_path / folder / "a.png", k)
+    manifest = load_dataset(tmp_path, layout="{class}/{patient}/*")
+    assert {(r.label, r.patient_id) for r in manifest.usable} == {
+        ("red", "left"), ("red", "right"), ("blue", "left"),
+    }  # fmt: skip
+    put(tmp_path / "green" / "b.png", 8)
+    with pytest.raises(LayoutError, match="none of its 4 images") as caught:
+        load_dataset(tmp_path, layout="{class}/{patient}/*")
+    assert "none for the file" in caught.value.hint
+    put(tmp_path / "blue" / "left" / "field" / "c.png", 9)  # now * is a folder
+    manifest = load_dataset(tmp_path, layout="{class}/{patient}/*")
+    assert [r.path for r in manifest.usable] == ["blue/left/field/c.png"]
+
+
+def test_folders_without_a_patient_are_named_with_the_layout_that_helps(
+    tmp_path: Path, put: Put
+) -> None:
+    for k, folder in enumerate(["aml/patient_1", "aml/patient_2", "apl/patient_3", "apl/Öz Ü"]):
+        put(tmp_path / folder / "a.png", k)
+    notes = load_dataset(tmp_path).notes
+    assert any(
+        note.startswith("1 of 4 images name no patient (apl/Öz Ü/): ")
+        and note.endswith("--layout '{class}/{patient}' names one for each")
+        for note in notes
+    )
+    assert notes[-1] in inspect_dataset(tmp_path).warnings
+    assert not load_dataset(tmp_path, layout="{class}/{patient}").notes
+
+
 def test_deepapl_by_cell_and_by_patient(tmp_path: Path, put: Put) -> None:
     deepapl(tmp_path, put)
     cells = load_dataset(tmp_path / "Data" / "All")  # the table of patients lies above

@@ -131,6 +131,8 @@ def from_labelled(manifest: Manifest, patients: PatientOf | None = None) -> Mate
 def from_images(items: Sequence[str], patients: Path | None = None) -> Material:
     """Files and folders: a folder below the one that is named is a patient or smear.
 
+    Unless the layout of that folder names patients elsewhere, as in ``class/patient/image``.
+
     A folder without folders, or one of several that are named, is a smear of its own; so is a file.
 
     Args:
@@ -139,6 +141,7 @@ def from_images(items: Sequence[str], patients: Path | None = None) -> Material:
 
     Raises:
         DataError: An image has no patient.
+        UsageError: The folders below the one that is named are classes.
     """
     inputs = Inputs(items)
     if patients is not None:

@@ -20,6 +20,7 @@ from leukoscope.cli.console import (
     progress_bars,
     say,
 )
+from leukoscope.cli.data_notes import tell_of_studies, tell_of_study
 from leukoscope.config import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ def transfer(
         conv=conv or (),
         **{name: value for name, value in shared.items() if name != "target"},
     )
+    tell_of_studies((plan.source, plan.target))
     with progress_bars() as show:
         result = run_transfer(plan, out, resume=resume, listener=show)
     if as_json:
@@ -210,6 +212,7 @@ def ablate(
         settings=set_arm or (),
         **opt.study_options(context, protocols=protocol or DEFAULT_PROTOCOLS),
     )
+    tell_of_study(plan.whole)
     with progress_bars() as show:
         result = run_ablation(plan, out, resume=resume, listener=show)
     if as_json:

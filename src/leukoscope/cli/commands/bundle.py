@@ -20,6 +20,7 @@ from leukoscope.cli.console import (
     say,
     with_interval,
 )
+from leukoscope.cli.data_notes import tell_unused_classes
 from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import class_description, malignant_mask, role_of, without_sides
@@ -366,13 +367,15 @@ def evaluate(
     from leukoscope.study.external import evaluate_bundle
 
     one_thread_each()
+    mapping = opt.class_map(classes)
+    tell_unused_classes(data, layout, mapping, target)
     with progress_bars() as show:
         result = evaluate_bundle(
             bundle,
             data,
             out,
             layout=layout,
-            class_map=opt.class_map(classes),
+            class_map=mapping,
             roles=opt.roles(roles),
             target=target,
             listener=show,

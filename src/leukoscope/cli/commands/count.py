@@ -18,6 +18,7 @@ from leukoscope.cli.console import (
     progress_bars,
     say,
 )
+from leukoscope.cli.data_notes import tell_unused_classes
 from leukoscope.cli.options import (
     ClassOption,
     EngineOption,
@@ -225,6 +226,7 @@ def _material(
             f"--truth expects one data set, got {len(images)} inputs",
             hint="name a folder in a known layout, or a CSV manifest",
         )
+    tell_unused_classes(Path(images[0]), layout, mapping, target)
     with progress_bars("images") as show:
         manifest = load_dataset(
             images[0],

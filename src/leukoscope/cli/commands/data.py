@@ -22,6 +22,7 @@ from leukoscope.cli.console import (
     progress_bars,
     say,
 )
+from leukoscope.cli.data_notes import tell_of_study, tell_unused_classes
 from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.core.known_classes import CLASSES_OF_ALL_SETS
 
@@ -127,6 +128,7 @@ def audit_data(
         class_map=opt.class_map(classes),
         target=target,
     )
+    tell_unused_classes(data, layout, config.data.class_map, target)
     with progress_bars() as show:
         found = audited(config, show)
         found.manifest.save(out / "manifest.csv")
@@ -192,6 +194,7 @@ def split(
         class_map=opt.class_map(classes),
         target=target,
     )
+    tell_of_study(config)
     with progress_bars() as show:
         found = audited(config, show)
     if reuse is not None:

@@ -19,6 +19,7 @@ from leukoscope.cli.console import (
     progress_bars,
     say,
 )
+from leukoscope.cli.data_notes import tell_unused_classes
 from leukoscope.cli.options import class_map
 from leukoscope.config import DEFAULT_RECIPE
 
@@ -37,10 +38,12 @@ def read_manifest(
     """Read the images of a folder or table with the options of a command."""
     from leukoscope.datasets.layouts.load import load_dataset
 
+    mapping = class_map(classes)
+    tell_unused_classes(data, layout, mapping, target)
     return load_dataset(
         data,
         layout=layout,
-        class_map=class_map(classes),
+        class_map=mapping,
         target=target,
         progress=partial(show, "reading the images"),
     )

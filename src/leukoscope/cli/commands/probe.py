@@ -22,6 +22,7 @@ from leukoscope.cli.console import (
     say,
     with_interval,
 )
+from leukoscope.cli.data_notes import tell_unused_classes
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ def probe(
     )
     from leukoscope.analyses.foreign import audit_foreign
 
+    of_model = None if classes is None else [name.strip() for name in classes.split(",")]
+    tell_unused_classes(images, layout, config.data.class_map, target, elsewhere=of_model)
     with progress_bars() as show:
         result = audit_foreign(source, config, out, show)
     _show(result.metrics, result.run.report_html, as_json)

@@ -17,6 +17,7 @@ from leukoscope.cli.console import (
     progress_bars,
     say,
 )
+from leukoscope.cli.data_notes import tell_unused_classes
 
 if TYPE_CHECKING:
     from leukoscope.config.metrics.results import Estimate
@@ -155,6 +156,7 @@ def _open(
             hint=f"leukoscope robustness {run}, or name a bundle: {run / 'bundle'}",
         )
     if data is not None:
+        tell_unused_classes(data, how["layout"], how["class_map"] or {}, how["target"])
         return open_bundle(run, data, images or MOST_IMAGES, seed, **how)
     if how["layout"] != "auto" or how["class_map"] or how["target"]:
         raise UsageError(

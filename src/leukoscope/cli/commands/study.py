@@ -28,6 +28,7 @@ from leukoscope.cli.console import (
     with_interval,
     without_interval,
 )
+from leukoscope.cli.data_notes import tell_of_study
 from leukoscope.config import DEFAULT_RECIPE, PATIENT_RECIPES
 from leukoscope.core.errors import UsageError
 
@@ -210,6 +211,8 @@ def study(
         config = whole_configuration(context, study_file) or study_config(
             required_data(data), **options
         )
+    if not resume:
+        tell_of_study(config)
     if plan:
         return _show_plan(config, as_json, jobs)
     result = _run(config, out, workers, fit_executor, resume=resume)
@@ -259,6 +262,8 @@ def train(
     options["protocols"] = (protocol or ("grouped" if by_patient else "deduplicated"),)
     options["overrides"] = ("splits.cluster_curve=[]", *options["overrides"])
     config = study_config(data, **options)
+    if not resume:
+        tell_of_study(config)
     result = _run(config, out, workers, fit_executor, resume=resume, report=False)
     if as_json:
         print_json(result.metrics.to_json())
@@ -321,6 +326,8 @@ def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
     if jobs > 1:
         out.print(f"The times are those of one process; with --jobs {jobs} fits overlap.")
     out.print(f"disk: about {plan.disk_mb:.0f} MB in the study's folder")
+    for row in plan.inapplicable:
+        out.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
     out.print("\n[bold]What this data cannot show[/]")
     for text in plan.limits or ("nothing was found that would limit the report",):
         out.print(f"· {text}", markup=False)

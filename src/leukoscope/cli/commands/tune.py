@@ -20,6 +20,7 @@ from leukoscope.cli.console import (
     required_data,
     say,
 )
+from leukoscope.cli.data_notes import tell_of_study
 from leukoscope.config import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def tune(
     else:
         options = opt.study_options(context, probes=(), folds=1)
         study = study_config(required_data(data), **options)
+        tell_of_study(study)
         parameters = _space(space, search or [])
         config = tune_config(
             study, parameters, folds=folds, sampler=sampler, pruner=pruner, storage=storage

@@ -198,7 +198,12 @@ def _patients(passport: Passport) -> Iterator[Finding]:
         return
     if patients["images"] < passport["n_usable"]:
         missing = passport["n_usable"] - patients["images"]
-        yield _entry("warning", "patients-missing", f"{_n(missing, 'image')} without a patient id.")
+        yield _entry(
+            "warning",
+            "patients-missing",
+            f"{_n(missing, 'image')} without a patient id: as long as one lacks it, a score on "
+            "unseen patients cannot be measured.",
+        )
     for group in patients["merged"]:
         yield _entry(
             "warning",

@@ -312,6 +312,15 @@ class PathPattern:
     names: tuple[str, ...]
     whole: bool
 
+    def without_last(self) -> PathPattern | None:
+        """The pattern without its last part, where that is ``*``; else None.
+
+        >>> parse_pattern("{class}/{patient}/*").without_last().text
+        '{class}/{patient}'
+        """
+        above, _, last = self.text.rstrip("/").rpartition("/")
+        return parse_pattern(above) if above and last == "*" else None
+
     def fields(self, path: str, wrapper: int = 0) -> dict[str, str] | None:
         """The value of each field of a file, or None where it does not fit.
 

@@ -19,6 +19,7 @@ from leukoscope.core.files import sha256_bytes
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import near_miss, open_name, resolve_class, resolve_classes
 from leukoscope.core.records import DESCRIBING_COLUMNS, ImageRecord
+from leukoscope.datasets.layouts.patient_notes import patient_notes
 from leukoscope.datasets.layouts.rules import Placed, Placement
 from leukoscope.imaging.decode import MAX_BYTES, decode_image
 
@@ -179,12 +180,19 @@ def name_classes(
         if not label and not excluded:
             excluded = reason or item.no_class or "no label"
         named.append(replace(item, label=label, excluded=excluded))
-    warnings = [*placement.warnings, *_unused(class_map, names, placement)]
+    unused = _unused(class_map, names, placement)
+    warnings = [*placement.warnings, *map(unused_note, unused)]
     if target:
         left = sum(item.excluded == reason for item in named)
         if left and not placement.lines:
             warnings.append(f"{left} images have {reason} and are excluded")
-    return replace(placement, placed=named, warnings=warnings)
+    placement = replace(placement, placed=named, unused=unused)
+    return replace(placement, warnings=[*warnings, *patient_notes(placement)])
+
+
+def unused_note(given: str) -> str:
+    """The warning of a mapped name that a data set does not have."""
+    return f"--class names {given!r}, which is no class name of this data"
 
 
 def _take_target(placement: Placement, target: str, source: Path) -> list[Placed]:
@@ -233,11 +241,10 @@ def _ask_about_misspellings(
 
 def _unused(
     class_map: Mapping[str, str], names: Mapping[str, int], placement: Placement
-) -> list[str]:
+) -> tuple[str, ...]:
     there = {open_name(name) for name in names}
     there |= {open_name(item.found) for item in placement.placed}
-    lost = [given for given in class_map if open_name(given) not in there]
-    return [f"--class names {given!r}, which is no class name of this data" for given in lost]
+    return tuple(given for given in class_map if open_name(given) not in there)
 
 
 def column_roles(placement: Placement, source: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from leukoscope.datasets.layouts.image_records import (
     few_groups,
     name_classes,
     read_records,
+    unused_note,
 )
 from leukoscope.datasets.layouts.published import (
     find_annotations,
@@ -345,6 +346,49 @@ def inspect_dataset(
         _class_rows(used, check_roles(known, {item.label for item in used})),
         _columns(used),
     )
+
+
+@dataclass(frozen=True)
+class ReadingNotes:
+    """What is odd about how a data set is read, before any image is opened.
+
+    Attributes:
+        warnings: In sentences, as of :class:`Inspection`; without those of ``unused``.
+        unused: Keys of the class map that are no name of this data.
+        names: The names that it has: folders, or values of the label's column.
+    """
+
+    warnings: tuple[str, ...]
+    unused: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def reading_notes(
+    path: Path | str,
+    *,
+    layout: str = "auto",
+    class_map: ClassMap | None = None,
+    target: str = "",
+) -> ReadingNotes:
+    """What a user must hear before a data set is worked on; see :func:`inspect_dataset`."""
+    placement = _place(Path(path), layout, class_map, target)[-1]
+    images = [item for item in placement.placed if is_image_name(item.path)]
+    told = set(map(unused_note, placement.unused))
+    warnings = (note for note in placement.warnings if note not in told)
+    names = sorted({item.found for item in images} - {""})
+    return ReadingNotes((*warnings, *few_groups(images)), placement.unused, tuple(names))
+
+
+def patients_in(root: Path) -> dict[str, str]:
+    """Path of a file below a folder → its patient, as :func:`inspect_dataset` reads the folder.
+
+    Files without a patient have an empty one. Nothing where the folder has no known layout.
+    """
+    try:
+        placed = _place(root, "auto", None, "")[-1].placed
+    except LayoutError:
+        return {}
+    return {item.path: item.patient_id for item in placed}
 
 
 def stated_roles(

@@ -15,6 +15,7 @@ from leukoscope.core.files import csv_value, leaves_folder, read_json, sha256_fi
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import class_title, open_name, resolve_class
 from leukoscope.core.records import DESCRIBING_COLUMNS, MANIFEST_COLUMNS
+from leukoscope.datasets.layouts.column_names import near_columns, near_notes
 from leukoscope.datasets.layouts.folder_levels import (
     FIELDS,
     PathPattern,
@@ -228,6 +229,8 @@ def _several_sets(placed: list[Placed], steps: Mapping[str, PathMeaning]) -> lis
 def read_rows(path: Path, required: tuple[str, ...]) -> list[TableRow]:
     """Rows with the line each ends on; column names in lower case, values stripped.
 
+    The table may be separated by commas, or by semicolons or tabs, as spreadsheets write it.
+
     Raises:
         LayoutError: The file cannot be read, lacks a column, or a line has the wrong length.
     """
@@ -241,7 +244,8 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[TableRow]:
         ) from None
     except OSError as error:
         raise LayoutError(f"{path}: cannot be read ({error.strerror or error})") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    sign = _separator(text, required)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=sign)
     try:
         columns = [csv_value(name.strip()).lower() for name in next(reader, [])]
         missing = [name for name in required if name not in columns]
@@ -262,19 +266,52 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[TableRow]:
             raise LayoutError(
                 f"{path}, line {number}: expected {len(columns)} values "
                 f"({', '.join(columns)}), found {len(values)}",
-                hint="put values that hold a comma in double quotes",
+                hint=f"put values that hold a {_SEPARATORS[sign]} in double quotes",
             )
     return [(number, dict(zip(columns, values, strict=True))) for number, values in lines]
+
+
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+
+
+def _separator(text: str, required: Sequence[str]) -> str:
+    """What separates the values of a table: the sign by which its header names most columns.
+
+    >>> _separator("path;a, b;label", ("path", "label")), _separator("path,label", ("path",))
+    (';', ',')
+    """
+    found = {sign: _names(text, sign) for sign in _SEPARATORS}
+    return max(
+        found,  # the first of equal ones: the comma
+        key=lambda sign: (len({*required} & {*found[sign]}), min(2, len(found[sign]))),
+    )
+
+
+def _names(text: str, sign: str) -> list[str]:
+    """The names of the columns in lower case, if ``sign`` separates them."""
+    try:
+        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=sign), [])
+    except csv.Error:
+        return []
+    return [name.strip().lower() for name in header]
+
+
+def _header(path: Path) -> list[str]:
+    """The names of a readable table's columns, as they are written."""
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        line = handle.readline()
+        sign = _separator(line, ("path", "label"))
+        return [name.strip() for name in next(csv.reader([line], delimiter=sign), [])]
 
 
 def has_columns(path: Path, required: tuple[str, ...]) -> bool:
     """Whether a CSV file can be read and its header names the columns."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
-            header = next(csv.reader(handle), [])
-    except (OSError, UnicodeDecodeError, csv.Error):
+            line = handle.readline()
+    except (OSError, UnicodeDecodeError):
         return False
-    return set(required) <= {name.strip().lower() for name in header}
+    return set(required) <= set(_names(line, _separator(line, required)))
 
 
 def place_manifest(path: Path, target: str = "") -> Placement:
@@ -322,13 +359,30 @@ def place_manifest(path: Path, target: str = "") -> Placement:
     warnings = []
     if "" in first:
         warnings.append(f"line {first['']}: no {target or 'label'}; its images are excluded")
-    warnings += _corrected(path) + _leads_out(placed)
-    if not any((path.parent / item.path).exists() for item in placed):
+    warnings += near_notes(_header(path), target) + _corrected(path) + _leads_out(placed)
+    warnings += _missing_files(path, placed, lines)
+    return Placement(placed, warnings, lines=first, columns=tuple(rows[0][1]))
+
+
+def _missing_files(path: Path, placed: Sequence[Placed], lines: Mapping[str, int]) -> list[str]:
+    """Say of a table how many of its files are not there.
+
+    Raises:
+        LayoutError: None is.
+    """
+    lost = [item.path for item in placed if not (path.parent / item.path).exists()]
+    if len(lost) == len(placed):
         raise LayoutError(
             f"{path}: none of the {len(placed)} listed files exists, e.g. {placed[0].path}",
             hint=f"paths are relative to the folder of the CSV file, {path.parent}",
         )
-    return Placement(placed, warnings, lines=first, columns=tuple(rows[0][1]))
+    if not lost:
+        return []
+    verb = "is" if len(lost) == 1 else "are"
+    return [
+        f"{len(lost)} of the {len(placed)} listed files {verb} missing: {lost[0]} "
+        f"(line {lines[lost[0]]})" + (" …" if len(lost) > 1 else "")
+    ]
 
 
 def _leads_out(placed: Sequence[Placed]) -> list[str]:
@@ -350,6 +404,10 @@ def _manifest_rows(path: Path, target: str) -> list[TableRow]:
             hint = f"--target {target} names no column of this table"
             raise LayoutError(error.message, hint=hint) from None
         known = [name for name in ("diagnosis", "cell_type") if has_columns(path, ("path", name))]
+        near = near_columns(_header(path)) if "missing, found" in error.message else {}
+        if near and not known:
+            names = "; ".join(f"{given!r} looks like {name}" for given, name in near.items())
+            raise LayoutError(error.message, hint=f"rename columns: {names}") from None
         if target or not known or error.hint:
             raise
         hint = f"--target {known[0]} takes the column {known[0]} for the label"
@@ -376,6 +434,7 @@ def place_by_pattern(listing: Listing, pattern: PathPattern) -> Placement:
     """
     images = [name for name in listing.files if is_image_name(name)]
     wrapper = common_folders(images)
+    pattern = _without_file_part(pattern, images, wrapper)
     placed, left = [], []
     for name in images:
         found = pattern.fields(name, wrapper)
@@ -399,7 +458,8 @@ def place_by_pattern(listing: Listing, pattern: PathPattern) -> Placement:
         raise LayoutError(
             f"{listing.root}: none of its {len(images)} images fits the layout {pattern.text}"
             f"{shown}",
-            hint="write one part for each folder, * for one that tells nothing",
+            hint="write one part for each folder and none for the file, * for a folder that tells "
+            "nothing: '{class}/{patient}' fits aml/patient_01/x.jpg",
         )
     warnings = _walk_warnings(listing)
     if left:
@@ -408,6 +468,14 @@ def place_by_pattern(listing: Listing, pattern: PathPattern) -> Placement:
             f"{left[0]}"
         )
     return Placement(placed, warnings)
+
+
+def _without_file_part(pattern: PathPattern, images: Sequence[str], wrapper: int) -> PathPattern:
+    """The pattern without a last ``*`` that can only mean the files, where all images fit so."""
+    shorter = pattern.without_last()
+    if shorter is None or any(pattern.fields(name, wrapper) for name in images):
+        return pattern
+    return shorter if all(shorter.fields(name, wrapper) for name in images) else pattern
 
 
 def _corrected(path: Path) -> list[str]:

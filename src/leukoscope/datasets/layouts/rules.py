@@ -196,6 +196,7 @@ class Placement:
     root_label: str = ""  # class named by the root folder, where no folder below names one
     lines: Mapping[str, int] = field(default_factory=dict)  # class name → its first line in a CSV
     columns: tuple[str, ...] = ()  # further columns that the data has, for messages
+    unused: tuple[str, ...] = ()  # names that the user mapped, and the data does not have
 
 
 @dataclass(frozen=True)

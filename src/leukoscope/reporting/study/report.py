@@ -207,7 +207,8 @@ def _later(study: Study) -> Iterator[tuple[str, str]]:
     if not named and not study.metrics.foreign:
         yield (
             "Name the patients:",
-            "a manifest column `patient_id`, or `--layout '{class}/{patient}_*.png'`.",
+            "a manifest column `patient_id`, or `--layout` with `'{class}/{patient}'` for folders, "
+            "`'{class}/{patient}_*.png'` for names of files.",
         )
     if not study.metrics.external:
         yield (
