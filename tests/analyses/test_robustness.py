@@ -192,7 +192,7 @@ def test_a_bundle_is_measured_with_its_own_decisions(
     result = read_json(tmp_path / "robustness.json")
     (model,) = result["recipes"]
     assert {"review", "reject"} <= set(model["clean"])
-    assert "training part" in result["warnings"][0]
+    assert "used to train the bundle" in result["warnings"][0]
     assert result["group_unit"] == "patient"
 
 

@@ -147,7 +147,7 @@ def test_export_evaluate_and_explain(run: Path, data: Path, tmp_path: Path) -> N
     assert done.exit_code == 3, done.stderr
     metrics = json.loads(done.stdout)
     assert metrics["results"][0]["protocol"] == "external"
-    assert any("training part" in warning for warning in metrics["warnings"])
+    assert any("used to train" in warning for warning in metrics["warnings"])
     done = _typed("explain", run, "--count", 1, "-p", "deduplicated", "-m", "grad-cam++")
     assert done.exit_code == 0, done.stderr
     folder = run / "explanations" / f"{DEFAULT_RECIPE}-deduplicated-grad-cam++"

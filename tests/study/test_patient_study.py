@@ -265,7 +265,7 @@ def test_other_data_is_measured_by_patient(
     lost = [text for text in found.metrics.warnings if "none of whose images" in text]
     assert (result.row, result.group_unit) == ("patient", "patient")
     assert result.n == 2 * PATIENTS - sum(text.count("later-") for text in lost)
-    assert any("training" in text for text in found.metrics.warnings)  # the very same files
+    assert any("used to train" in text for text in found.metrics.warnings)  # the very same files
     rows = read_csv(RunFiles(found.run).run.predictions)
     assert all(row["image_id"].startswith("later-") for row in rows)
 
