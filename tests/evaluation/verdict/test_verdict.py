@@ -227,6 +227,12 @@ def test_few_patients_are_never_plausible_and_never_overruled_by_clusters() -> N
     found = judge(study(chance, result("acquisition", 0.96, groups=24), sources=rows))
     assert found["level"] == "unsafe"
     assert "the model is not shown to be better than chance" in found["headline"]
+    undefined = [row | {"share": {"value": None, "low": None, "high": None}} for row in rows]
+    found = judge(study(chance, sources=undefined))
+    assert {row["status"] for row in found["sources"]} == {"open"}
+    assert {row["reason"] for row in found["sources"]} == {
+        "the model has no advantage that is shown, so none to explain"
+    }
 
 
 def test_a_frequent_class_does_not_make_skill() -> None:

@@ -328,6 +328,9 @@ def source_of(probe: str) -> str | None:
     return next((source for source, probes in SOURCES.items() if probe in probes), None)
 
 
+_NO_ADVANTAGE = "the model has no advantage that is shown, so none to explain"
+
+
 def judge_sources(shortcuts: Shortcuts | None, judged: Sequence[Score]) -> list[SourceVerdict]:
     """The status of each source under the judged protocols.
 
@@ -367,7 +370,7 @@ def _source(
     return SourceVerdict(
         source=name,
         status=status,
-        reason="",
+        reason="" if decisive.share.value is not None else _NO_ADVANTAGE,
         probe=decisive.probe,
         protocol=decisive.protocol,
         share=decisive.share,

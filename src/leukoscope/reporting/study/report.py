@@ -165,7 +165,7 @@ def _steps(study: Study) -> Iterator[tuple[str, str]]:
         label = lower_first(SOURCE_LABELS[source.source])
         remedy = REMEDIES[source.source]
         if source.source == "ground" and study.row == "image":
-            remedy += ", or train on leukocytes alone (`--recipe morphology`)"
+            remedy += ", or train on cells alone (`-r morphology`)"
         yield f"Remove “{label}” as a clue:", f"{remedy}."
     yield from _what_to_quote(study)
     for need in verdict.needs:
