@@ -71,7 +71,6 @@ LOOKED_AT = (
     ("calibration/conformal", "_image_counts", _TYPE, (25, 27)),
     ("calibration/conformal", "_checked", _TYPE, (3, 5)),
     ("calibration/conformal", "prediction_sets", _ROUNDING, (16,)),
-    ("calibration/conformal", "fewest_for", _ROUNDING, (9,)),
     ("calibration/conformal", "coverage_distribution", _TYPE, (15,)),
     ("calibration/conformal", "coverage_distribution", _CANCELS, (22, 32, 48, 49, 50, 57)),
     ("calibration/conformal", "expected_coverage", _ROUNDING, (22, 36)),

@@ -22,7 +22,8 @@ import pytest
 from leukoscope.core.errors import DataError, MissingExtraError, UnknownNameError, UsageError
 from leukoscope.datasets.fetch import BLOCK_BYTES, BLOOD_CELLS, fetch, record_path
 from leukoscope.datasets.fetch_registry import PUBLIC_SETS, PublicSet, public_set
-from leukoscope.datasets.layouts.load import inspect_dataset, load_dataset
+from leukoscope.datasets.layouts.inspection import inspect_dataset
+from leukoscope.datasets.layouts.load import load_dataset
 
 SMALL = 16  # cells of each part
 

@@ -25,8 +25,6 @@ def shelf(tmp_path: Path, tiny_bundle: Path) -> Path:
     for name in ("runs/good", "runs/bad", "runs/.old/bundle"):
         shutil.copytree(tiny_bundle, tmp_path / name)
     (tmp_path / "runs/bad/LICENSE").write_text("changed")
-    (tmp_path / "runs/cache").mkdir()  # what a run notes of the bundle that it packed
-    (tmp_path / "runs/cache/bundle.json").write_text("{}")
     return tmp_path / "runs"
 
 

@@ -345,10 +345,10 @@ def test_the_bundle_is_packed_again_only_if_something_behind_it_changed(
     bundling.keep_bundle(result.run, name)
     assert not packed
     monkeypatch.setattr(bundling, "__version__", "another")
-    before = (result.run.cache / "bundle.json").read_bytes()
+    before = (result.run.cache / "packed.json").read_bytes()
     bundling.keep_bundle(result.run, name)
     assert packed == [name]
-    (result.run.cache / "bundle.json").write_bytes(before)
+    (result.run.cache / "packed.json").write_bytes(before)
 
 
 def test_a_study_that_lost_half_its_files_ends_with_the_same_metrics(

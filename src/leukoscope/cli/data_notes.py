@@ -11,7 +11,7 @@ from leukoscope.core.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from leukoscope.config.study import DataConfig, StudyConfig
-    from leukoscope.datasets.layouts.load import ReadingNotes
+    from leukoscope.datasets.layouts.inspection import ReadingNotes
 
 
 def tell_of_study(config: StudyConfig) -> None:
@@ -62,7 +62,7 @@ def tell_of_studies(configs: Iterable[StudyConfig]) -> None:
 
 
 def _notes(data: Sequence[DataConfig]) -> list[ReadingNotes]:
-    from leukoscope.datasets.layouts.load import reading_notes
+    from leukoscope.datasets.layouts.inspection import reading_notes
 
     return [
         reading_notes(one.path, layout=one.layout, class_map=one.class_map, target=one.target)

@@ -163,6 +163,15 @@ class Measured(Strict):
     reliable: bool = True
 
 
+def fewest_for(coverage: float) -> int:
+    """Smallest n whose conformal quantile is not trivial: ⌈(n + 1) · coverage⌉ ≤ n.
+
+    >>> fewest_for(0.95), fewest_for(0.9)
+    (19, 9)
+    """
+    return math.ceil(round(coverage / (1 - coverage), 6))
+
+
 class Promise(Strict):
     """For which new images the probabilities, sets and thresholds of a bundle are meant.
 
@@ -208,7 +217,7 @@ class Promise(Strict):
         >>> Promise(n_groups=16, **few).words
         '95 % sets: fitted on 16 patients held out, too few to promise 95 % for new patients (19)'
         """
-        fewest = math.ceil(round(self.coverage / (1 - self.coverage), 6))
+        fewest = fewest_for(self.coverage)
         share = f"{100 * self.coverage:g} %"
         if self.n_groups < fewest:
             text = (

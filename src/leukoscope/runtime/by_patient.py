@@ -79,7 +79,7 @@ def patients_of_folders(root: Path) -> PatientOf:
         UsageError: There is no such folder, or the folders below it are classes, and no patients
             are named.
     """
-    from leukoscope.datasets.layouts.load import patients_in
+    from leukoscope.datasets.layouts.inspection import patients_in
 
     if not root.is_dir():
         raise UsageError(f"{root}: expected a folder whose subfolders are named after patients")

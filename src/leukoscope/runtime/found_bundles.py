@@ -46,7 +46,6 @@ def find_bundles(root: Path) -> list[FoundBundle]:
         folder
         for folder in folders
         if not any(part.startswith(".") for part in folder.relative_to(root).parts)
-        and folder.name != "cache"  # of a run, which notes there what its bundle was packed from
     )
 
 

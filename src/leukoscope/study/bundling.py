@@ -271,7 +271,7 @@ def keep_bundle(run: RunFolder, recipe: str) -> None:
     behind = [run.config, run.manifest, run.metrics, run.robustness, *weights]
     hashes = [sha256_file(path) if path.is_file() else "" for path in behind]
     key = sha256_json([__version__, *hashes])
-    record = run.cache / "bundle.json"
+    record = run.cache / "packed.json"
     packed = (run.bundle / "bundle.json").is_file() and record.is_file()
     if not packed or read_json(record) != {"key": key}:
         export_bundle(run, recipe, run.bundle)

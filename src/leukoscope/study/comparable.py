@@ -17,7 +17,7 @@ from leukoscope.core.labels import (
     role_of,
     without_sides,
 )
-from leukoscope.datasets.layouts.load import inspect_dataset
+from leukoscope.datasets.layouts.inspection import inspect_dataset
 from leukoscope.datasets.layouts.readers import MANIFEST_NAME
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from leukoscope.config.guarantees import fewest_for
 from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, Recipe
 from leukoscope.config.study import DEGRADED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.labels import check_roles
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.audit.measurements import audit_image
-from leukoscope.evaluation.calibration.conformal import fewest_for
 from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.pipeline.features.inputs import GROUND, load_input, observe
 from leukoscope.pipeline.features.one_pass import NumberTable

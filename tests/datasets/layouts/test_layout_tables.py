@@ -9,7 +9,8 @@ import pytest
 
 from leukoscope.core.errors import DataError, LayoutError, UnknownNameError
 from leukoscope.core.records import Manifest
-from leukoscope.datasets.layouts.load import inspect_dataset, load_dataset, stated_roles
+from leukoscope.datasets.layouts.inspection import inspect_dataset
+from leukoscope.datasets.layouts.load import load_dataset, stated_roles
 
 Put = Callable[..., Path]
 

@@ -12,7 +12,8 @@ import pytest
 
 from leukoscope.core.errors import LayoutError, UnknownNameError
 from leukoscope.core.records import Manifest
-from leukoscope.datasets.layouts.load import LAYOUTS, inspect_dataset, load_dataset
+from leukoscope.datasets.layouts.inspection import inspect_dataset
+from leukoscope.datasets.layouts.load import LAYOUTS, load_dataset
 
 Put = Callable[..., Path]
 

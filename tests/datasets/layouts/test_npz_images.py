@@ -11,7 +11,8 @@ import pytest
 
 from leukoscope.core.errors import DataError, LayoutError
 from leukoscope.core.records import Manifest
-from leukoscope.datasets.layouts.load import inspect_dataset, load_dataset
+from leukoscope.datasets.layouts.inspection import inspect_dataset
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.datasets.layouts.unpacked import images_folder
 from leukoscope.imaging.decode import decode_image
 

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from leukoscope.cli.main import app
 from leukoscope.core.errors import LayoutError
 from leukoscope.core.labels import near_miss
-from leukoscope.datasets.layouts.load import inspect_dataset, load_dataset
+from leukoscope.datasets.layouts.inspection import inspect_dataset
+from leukoscope.datasets.layouts.load import load_dataset
 from leukoscope.datasets.layouts.unpacked import RED_CELLS, SIDE_PX, cells_folder
 from leukoscope.imaging.decode import decode_image
 

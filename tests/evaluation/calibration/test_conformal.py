@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from leukoscope.config.bundle import Conformal, SetScore
+from leukoscope.config.guarantees import fewest_for
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.calibration.conformal import (
     coverage_distribution,
     covered,
     expected_coverage,
-    fewest_for,
     fill_empty,
     fit_promise,
     fit_sets,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from leukoscope.config.study import SplitConfig
     from leukoscope.core.records import Manifest
     from leukoscope.datasets.frozen_passports import SavedSplits
-    from leukoscope.datasets.layouts.load import Inspection
+    from leukoscope.datasets.layouts.inspection import Inspection
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -63,7 +63,7 @@ def inspect(
 
     from rich.markup import escape
 
-    from leukoscope.datasets.layouts.load import inspect_dataset
+    from leukoscope.datasets.layouts.inspection import inspect_dataset
 
     found = inspect_dataset(
         data,

@@ -86,7 +86,7 @@ def new(
     """
     from leukoscope.config.loading import load_recipe
     from leukoscope.core.files import write_text
-    from leukoscope.datasets.layouts.load import inspect_dataset
+    from leukoscope.datasets.layouts.inspection import inspect_dataset
 
     if out.exists():
         raise UsageError(f"{out} is there already", hint="name another file with --out")

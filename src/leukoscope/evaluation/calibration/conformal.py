@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukoscope.config.bundle import Calibration, Conformal, SetGuarantee, SetScore
+from leukoscope.config.guarantees import fewest_for
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.calibration.scaling import (
     apply_calibration,
@@ -103,7 +104,8 @@ def fit_sets(
     2012). ``group``: the quantile of the scores in which each group weighs 1 / (K + 1), shared
     evenly by its images, and infinity the rest (Lee, Barber & Willett 2023, "hierarchical
     conformal prediction"); it holds for an image of a new group. Where there are too few images
-    or groups for the coverage (:func:`fewest_for`) the set holds every class.
+    or groups for the coverage (:func:`~leukoscope.config.guarantees.fewest_for`) the set holds
+    every class.
 
     Args:
         probs: (n, K) calibrated probabilities of images used for nothing else.
@@ -202,15 +204,6 @@ def fill_empty(sets: NDArray[np.bool_], probs: ArrayLike) -> NDArray[np.bool_]:
     p = np.asarray(probs)
     top = np.arange(p.shape[1]) == p.argmax(axis=1)[:, None]
     return np.asarray(sets | (top & ~sets.any(axis=1, keepdims=True)))
-
-
-def fewest_for(coverage: float) -> int:
-    """Smallest n whose conformal quantile is not trivial: ⌈(n + 1) · coverage⌉ ≤ n.
-
-    >>> fewest_for(0.95), fewest_for(0.9)
-    (19, 9)
-    """
-    return math.ceil(round(coverage / (1 - coverage), 6))
 
 
 def coverage_distribution(cal_and_test: Sequence[tuple[int, int]], coverage: float) -> FloatArray:

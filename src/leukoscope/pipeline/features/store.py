@@ -87,6 +87,7 @@ class InputStore:
     parent: InputStore | None = None
     parent_rows: Rows | None = None
     _networks: dict[str, Network] = field(default_factory=dict)
+    _partners: dict[tuple[int, bool], Rows] = field(default_factory=dict, init=False)
 
     @property
     def images(self) -> InputStore:
@@ -217,10 +218,13 @@ class InputStore:
 
         ``own_class`` asks for partners of the same class.
         """
-        return partner_rows(
-            self.data.records, self.data.y, len(self.data.class_names), seed,
-            of_patients=self.pairs_of_patients, own_class=own_class,
-        )  # fmt: skip
+        key = seed, own_class
+        if key not in self._partners:
+            self._partners[key] = partner_rows(
+                self.data.records, self.data.y, len(self.data.class_names), seed,
+                of_patients=self.pairs_of_patients, own_class=own_class,
+            )  # fmt: skip
+        return self._partners[key]
 
     def grounds(self, variant: str, seed: int) -> Rows | None:
         """(n,) row of the image on whose ground a version puts the leukocytes of each image."""

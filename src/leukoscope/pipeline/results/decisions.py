@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.bundle import Conformal, SetGuarantee, SetScore
-from leukoscope.config.guarantees import OperatingTarget, parse_operating_point
+from leukoscope.config.guarantees import OperatingTarget, fewest_for, parse_operating_point
 from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.labels import without_sides
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.calibration.conformal import (
     covered,
     expected_coverage,
-    fewest_for,
     fill_empty,
     prediction_sets,
 )
