@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -182,23 +183,23 @@ def test_only_a_bounded_number_is_in_flight(
 def test_images_are_decoded_while_the_network_runs(
     predictor: Predictor, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running, overlapped = threading.Event(), threading.Event()
+    running, overlapped, loaded = threading.Event(), threading.Event(), itertools.count()
     infer, load = predictor.engine._infer, module._load
 
     def slow_infer(batch: np.ndarray) -> dict[str, np.ndarray]:
         running.set()
-        overlapped.wait(5)
+        overlapped.wait(10)  # a predictor that only takes turns waits in vain
         running.clear()
         return infer(batch)
 
     def watched_load(*args: object) -> object:
-        if running.wait(0.2):
+        if next(loaded) and running.wait(10):  # the first batch has nothing to overlap with
             overlapped.set()
         return load(*args)  # type: ignore[arg-type]
 
     object.__setattr__(predictor.engine, "_infer", slow_infer)
     monkeypatch.setattr(module, "_load", watched_load)
-    predictor.predict(images * 2, batch_size=1)
+    predictor.predict(images[:2], batch_size=1)
     assert overlapped.is_set()
 
 
