@@ -30,8 +30,8 @@ from leukoscope.evaluation.combining import aggregate
 from leukoscope.evaluation.statistics.intervals import proportion_interval
 from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.pipeline.fitting import linear_logits
 from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.linear_fits import linear_logits
 from leukoscope.study.run import run_study
 
 SWAPPED, HEAD = 0.03, 0.06

@@ -36,9 +36,10 @@ from leukoscope.evaluation.patient_heads import bag_logits
 from leukoscope.evaluation.statistics.intervals import bootstrap_metrics
 from leukoscope.pipeline.features.patient_store import PatientStore, open_store
 from leukoscope.pipeline.features.store import InputStore, Wanted
-from leukoscope.pipeline.fitting import degraded_features, job_seed, linear_logits
+from leukoscope.pipeline.fitting import job_seed
 from leukoscope.pipeline.folds import plan_protocols, study_rows
 from leukoscope.pipeline.jobs import Labelled, part_rows
+from leukoscope.pipeline.linear_fits import linear_logits, read_beside
 from leukoscope.pipeline.patient_fitting import PatientTrainer, load_head_of
 from leukoscope.pipeline.progress import Progress
 from leukoscope.study.options import study_config
@@ -247,14 +248,14 @@ def _score_images(store: InputStore, config: StudyConfig, folds: Sequence[Fold])
     recipe, data, n = config.recipes[0], store.data, len(store.data.records)
     shown = ["image", *DAMAGE]
     stacked = np.concatenate([store.features(recipe, name, config.seed) for name in shown])
-    copies = degraded_features(store, recipe, config.seed)
+    beside = read_beside(store, recipe, config.seed)
     more = Labelled(data.records * len(shown), data.class_names, data.roles)
     found = {name: np.full((n, len(data.class_names)), np.nan) for name in shown}
     for fold in folds:
         rows = dict(part_rows(data, fold))
         test = rows.pop("test")
         parts = {name: at * n + test for at, name in enumerate(shown)}
-        logits = linear_logits(recipe, stacked, more, rows | parts, copies)
+        logits = linear_logits(recipe, stacked, more, rows | parts, beside)
         for name in shown:
             found[name][test] = logits[name]
     return found

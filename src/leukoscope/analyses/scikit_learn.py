@@ -271,7 +271,7 @@ def _linear_recipe(name: str) -> Recipe:
             hint="take quick or shallow; leukoscope.run_study trains networks",
         )
     plain = LinearHeadTraining()
-    for setting in ("degraded", "balance"):
+    for setting in ("degraded", "balance", "erase"):
         if getattr(recipe.training, setting) != getattr(plain, setting):
             raise ConfigError(
                 f"recipe {name}: training.{setting} works in a study alone, not in this classifier",

@@ -25,6 +25,13 @@ Tracker = Literal["mlflow", "wandb"]
 """Where the epochs of a training are recorded besides the run's folder."""
 
 
+Balance = Literal["images", "units", "classes", "worst-units"]
+"""What counts the same in the fit of a linear head."""
+Nuisance = Literal["units", "grain", "file"]
+"""What can be taken out of features: differences of patients (else clusters), and the numbers that
+the probes of the same names see."""
+
+
 class LinearHeadTraining(Strict):
     """Frozen backbone, multinomial logistic regression on its standardised features.
 
@@ -37,22 +44,26 @@ class LinearHeadTraining(Strict):
             copies count together as one.
         balance: ``units`` lets each patient of a class count the same (each acquisition cluster
             where there are no patients), ``classes`` each class, so that rare ones are named more
-            often, ``images`` each image.
+            often, ``images`` each image. ``worst-units`` raises the weight of the units of a class
+            whose images the head fits worst (group DRO, Sagawa et al. 2020).
         unit_penalty: Penalise directions in which the units of one class differ: the penalty
             becomes wᵀ(I + μ·B)w with B the covariance of the units' means about their class's
             mean, of standardised features (within-class covariance normalisation, Hatch, Kajarekar
             & Stolcke 2006, with B in its place). 0 is the plain L2 penalty.
         copy_penalty: Penalise directions in which an image and its ``degraded`` copies differ, in
             the same way: ν·C is added, with C the covariance of versions about their image's mean.
+        erase: Take out of the features all that a linear function of them says, within a class, of
+            the unit of an image, of its grain, or of its file (LEACE, Belrose et al. 2023).
     """
 
     method: Literal["linear-head"] = "linear-head"
     c_grid: tuple[Positive, ...] = (0.0003, 0.003, 0.03, 0.3)
     refit_with_val: bool = True
     degraded: tuple[Degradation, ...] = ()
-    balance: Literal["images", "units", "classes"] = "images"
+    balance: Balance = "images"
     unit_penalty: NotNegative = 0.0
     copy_penalty: NotNegative = 0.0
+    erase: tuple[Nuisance, ...] = ()
 
     @model_validator(mode="after")
     def _copies_are_there(self) -> Self:

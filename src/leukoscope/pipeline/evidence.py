@@ -20,10 +20,10 @@ from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.statistics.metrics import weighted_metrics
 from leukoscope.pipeline.features.one_pass import SEEN
 from leukoscope.pipeline.features.patient_store import Store
-from leukoscope.pipeline.fitting import degraded_features, linear_logits
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.inapplicable import inapplicable_probes, picture_scale
 from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.linear_fits import Beside, linear_logits, read_beside
 from leukoscope.pipeline.probes import partner_classes, probe_recipe
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.results.shortcut_summary import Evidence
@@ -66,7 +66,7 @@ def negative_control(
             path.unlink()
     with progress.step("negative control") as tell:
         features = store.features(recipe, "image", config.seed)
-        copies = degraded_features(store, recipe, config.seed)
+        beside = read_beside(store, recipe, config.seed)
         draws: list[float] = []
         for number in range(config.control_draws):
             y = dealt_labels(store.data, folds, config.seed + number)
@@ -76,7 +76,7 @@ def negative_control(
                     "reason": "the groups are too few to deal labels so that every fold can be "
                     "trained",
                 }
-            draws.append(_draw(recipe, features, store.data, y, folds, copies))
+            draws.append(_draw(recipe, features, store.data, y, folds, beside))
             tell(number + 1, config.control_draws)
     entry = {"protocol": protocol, "recipe": recipe.name, **control_summary(draws)}
     write_json(path, entry)
@@ -153,7 +153,7 @@ def _draw(
     data: Labelled,
     y: IntArray,
     folds: Sequence[Fold],
-    copies: Sequence[NDArray[np.float32]],
+    beside: Beside,
 ) -> float:
     """Area under the curve over the test images of all folds, fitted and tested on ``y``."""
     records = zip(data.records, y, strict=True)
@@ -164,7 +164,7 @@ def _draw(
     truth, probs = [], []
     for fold in folds:
         rows: Mapping[str, IntArray] = {p: data.rows(fold, p) for p in ("train", "val", "test")}
-        logits = linear_logits(recipe, features, wrong, rows, copies)["test"]
+        logits = linear_logits(recipe, features, wrong, rows, beside)["test"]
         truth.append(y[rows["test"]])
         probs.append(softmax(logits))
     stacked, prob = np.concatenate(truth), np.concatenate(probs)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,6 @@ from leukoscope.learning.backbones import Network
 from leukoscope.learning.checkpoint import save_checkpoint
 from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier
 from leukoscope.learning.feature_models import FeatureHead, FeatureSet
-from leukoscope.learning.linear_head import LinearHead, fit_linear_head
 from leukoscope.pipeline.features.patient_store import PatientStore, Store
 from leukoscope.pipeline.features.store import InputStore
 from leukoscope.pipeline.folds import FINAL
@@ -48,6 +46,7 @@ from leukoscope.pipeline.jobs import (
     read_fit,
     write_fit,
 )
+from leukoscope.pipeline.linear_fits import ALONE, Beside, apply_head, fit_head, read_beside
 from leukoscope.pipeline.patient_fitting import PatientTrainer
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.pipeline.rejection import OUTLIERS, GateKeeper
@@ -215,14 +214,14 @@ class HeadTrainer:
         network: The backbone; never changed.
         features: (n, D) of the images of ``data``, and of the outliers of a gate after them.
         data: Labels and names.
-        copies: (n, D) features of each kind of degraded copies that the recipe also trains on.
+        beside: What a linear head is fitted with besides.
     """
 
     recipe: Recipe
     network: Network
     features: NDArray[np.float32]
     data: Labelled
-    copies: tuple[NDArray[np.float32], ...] = ()
+    beside: Beside = ALONE
 
     @classmethod
     def of(
@@ -239,7 +238,7 @@ class HeadTrainer:
             store.network(recipe, seed),
             features,
             data,
-            degraded_features(store, recipe, seed),
+            read_beside(store, recipe, seed),
         )
 
     def fit(
@@ -259,114 +258,13 @@ class HeadTrainer:
         """Fit the classifier of the recipe, write it, and apply it to all parts but ``train``."""
         recipe, network, features, data = self.recipe, self.network, self.features, self.data
         if isinstance(recipe.training, LinearHeadTraining):
-            return _fit_linear(recipe, network, features, data, folder, rows, self.copies)
+            return _fit_linear(recipe, network, features, data, folder, rows, self.beside)
         return _fit_classifier(recipe, network, features, data, folder, seed, rows)
 
 
 def _tell_within(tell: Tell, job: int, jobs: int, done: int, total: int, *, later: int = 0) -> None:
     """Progress of one long job as thousandths of all jobs, ``later`` jobs after the first."""
     tell(1000 * (job + later) + 1000 * done // max(1, total), 1000 * jobs)
-
-
-def degraded_features(store: Store, recipe: Recipe, seed: int) -> tuple[NDArray[np.float32], ...]:
-    """(n, D) features of each kind of degraded copies that a recipe trains on, of all rows."""
-    return tuple(store.features(recipe, name, seed) for name in recipe.degraded)
-
-
-def linear_logits(
-    recipe: Recipe,
-    features: NDArray[np.float32],
-    data: Labelled,
-    rows: Mapping[str, NDArray[np.int64]],
-    copies: Sequence[NDArray[np.float32]] = (),
-) -> dict[str, Logits]:
-    """Fit a linear head on the train rows and their degraded copies; apply it to the others."""
-    return _apply(fit_head(recipe, features, data, rows, copies), features, rows)
-
-
-def fit_head(
-    recipe: Recipe,
-    features: NDArray[np.float32],
-    data: Labelled,
-    rows: Mapping[str, NDArray[np.int64]],
-    copies: Sequence[NDArray[np.float32]],
-) -> LinearHead:
-    """Fit the linear head of a recipe, by all that its training says.
-
-    Args:
-        recipe: With a linear head.
-        features: (n, D) of the images of ``data``.
-        data: Labels and units.
-        rows: Row numbers of ``train`` and of ``val``, which selects the penalty.
-        copies: (n, D) features of each kind of degraded copies, see :func:`degraded_features`.
-
-    Returns:
-        The head; its ``val_logits`` are of the images as they are.
-    """
-    training, times = recipe.training, 1 + len(copies)
-    assert isinstance(training, LinearHeadTraining)
-
-    def shown(of: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.concatenate([features[of], *(copy[of] for copy in copies)])
-
-    def weights(of: NDArray[np.int64]) -> NDArray[np.float64] | None:
-        if training.balance == "images" and not copies:
-            return None
-        return np.tile(balance_weights(data, of, training.balance) / times, times)
-
-    train, val, y, units = rows["train"], rows["val"], data.y, data.units
-    head = fit_linear_head(
-        shown(train),
-        np.tile(y[train], times),
-        len(data.class_names),
-        c_grid=training.c_grid,
-        X_val=shown(val),
-        y_val=np.tile(y[val], times),
-        sample_weight=weights(train),
-        val_weight=weights(val),
-        unit_penalty=training.unit_penalty,
-        units=np.tile(units[train], times),
-        val_units=np.tile(units[val], times),
-        copy_penalty=training.copy_penalty,
-        images=np.tile(train, times),
-        val_images=np.tile(val, times),
-        refit_with_val=training.refit_with_val,
-    )
-    if head.val_logits is None:
-        return head
-    return replace(head, val_logits=head.val_logits[: len(val)])  # of the images as they are
-
-
-def balance_weights(
-    data: Labelled, rows: NDArray[np.int64], balance: Literal["images", "units", "classes"]
-) -> NDArray[np.float64]:
-    """(m,) what each image counts for; the sum over all is m.
-
-    ``units``: each unit of a class the same, and classes keep their sums. ``classes``: each class
-    the same, and each image of a class.
-    """
-    y, units = data.y[rows], data.units[rows]
-    weights = np.ones(len(rows))
-    if balance == "images":
-        return weights
-    present = np.unique(y)
-    for k in present:
-        own = np.flatnonzero(y == k)
-        if balance == "classes":
-            weights[own] = len(rows) / (len(present) * len(own))
-            continue
-        _, member, sizes = np.unique(units[own], return_inverse=True, return_counts=True)
-        weights[own] = len(own) / (len(sizes) * sizes[member])
-    return weights
-
-
-def _apply(
-    head: LinearHead, features: NDArray[np.float32], rows: Mapping[str, NDArray[np.int64]]
-) -> dict[str, Logits]:
-    found = {part: head.logits(features[rows[part]]) for part in rows if part != "train"}
-    if head.val_logits is not None:
-        found["val"] = head.val_logits  # the refit has seen these images
-    return found
 
 
 def _fit_linear(
@@ -376,15 +274,15 @@ def _fit_linear(
     data: Labelled,
     folder: Path,
     rows: Mapping[str, NDArray[np.int64]],
-    copies: Sequence[NDArray[np.float32]],
+    beside: Beside,
 ) -> dict[str, Logits]:
     """Fit a linear head, write its checkpoint, and apply it to the held-out rows."""
-    head = fit_head(recipe, features, data, rows, copies)
+    head = fit_head(recipe, features, data, rows, beside)
     network = copy.deepcopy(network)
     network.set_linear_head(head.weight, head.bias)
     save_checkpoint(folder, network, recipe, data.class_names, extra={"c": head.c})
     write_csv(folder / HISTORY, HEAD_HISTORY, head.history)
-    return _apply(head, features, rows)
+    return apply_head(head, features, rows)
 
 
 def _fit_classifier(

@@ -141,6 +141,11 @@ def check_training(recipe: Recipe) -> None:
     training, kind = recipe.training, recipe.patient.kind
     if not isinstance(training, LinearHeadTraining):
         return
+    if training.erase or training.balance == "worst-units":
+        raise ConfigError(
+            "training.erase and worst-units compare the images of units; here a row is a patient",
+            hint="leave them out, or study images",
+        )
     if training.balance == "classes" and not isinstance(recipe.patient, GatedAttention):
         raise ConfigError(
             'training.balance = "classes" weighs images; here each patient counts as one',

@@ -29,7 +29,6 @@ from leukoscope.learning.linear_head import fit_linear_head
 from leukoscope.pipeline.features.one_pass import NUMBER_TABLES, NumberTable, finished, grain_table
 from leukoscope.pipeline.features.patient_store import PatientStore, Store, cell_shares
 from leukoscope.pipeline.features.store import InputStore, Wanted
-from leukoscope.pipeline.fitting import linear_logits
 from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.inapplicable import (
     PictureScale,
@@ -47,6 +46,7 @@ from leukoscope.pipeline.jobs import (
     read_fit,
     write_fit,
 )
+from leukoscope.pipeline.linear_fits import linear_logits, nuisance_tables
 from leukoscope.pipeline.perturbed import perturbed_wanted, run_perturbed
 from leukoscope.pipeline.progress import Progress, Tell
 from leukoscope.pipeline.rejection import appearance_table
@@ -91,6 +91,7 @@ def prepare_study(store: Store, config: StudyConfig, *, models: bool = True) -> 
     for recipe in config.recipes if models else ():
         if recipe.frozen_features:
             wanted += [Wanted(recipe, name) for name in ("image", *recipe.degraded)]
+        tables += nuisance_tables(recipe).values()
         if not recipe.inner_folds and not isinstance(store, PatientStore):
             tables.append(appearance_table(recipe.preprocess))
         wanted += perturbed_wanted(store, recipe, config)

@@ -25,10 +25,11 @@ from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.statistics.leaderboard import LeaderboardCriterion
 from leukoscope.evaluation.statistics.metrics import HISTORY_METRICS, compute_metrics
 from leukoscope.pipeline.features.store import InputStore
-from leukoscope.pipeline.fitting import HEAD_HISTORY, degraded_features, fit_head, job_seed
+from leukoscope.pipeline.fitting import HEAD_HISTORY, job_seed
 from leukoscope.pipeline.folds import plan_protocols
 from leukoscope.pipeline.inner_folds import member_recipe
 from leukoscope.pipeline.jobs import Labelled
+from leukoscope.pipeline.linear_fits import fit_head, read_beside
 from leukoscope.pipeline.progress import Tell
 
 Rows = NDArray[np.int64]
@@ -198,10 +199,10 @@ class ConfigurationScorer:
         self.store.run.cache.mkdir(parents=True, exist_ok=True)
         with FileLock(self.store.run.cache / "features.lock"):
             features = self.store.features(recipe, "image", self.seed)
-            copies = degraded_features(self.store, recipe, self.seed)
+            beside = read_beside(self.store, recipe, self.seed)
         data = self.tuning.data
         rows = {"train": train, "val": val}
-        head = fit_head(member_recipe(recipe), features, data, rows, copies)
+        head = fit_head(member_recipe(recipe), features, data, rows, beside)
         write_csv(out / HISTORY, HEAD_HISTORY, head.history)
         return head.logits(features[val])
 

@@ -296,14 +296,22 @@ def _values(settings: BaseModel) -> dict[str, JsonValue]:
     return settings.model_dump(mode="json")
 
 
+_COUNTED = {
+    "units": "all units count the same",
+    "classes": "all classes count the same",
+    "worst-units": "the worst units count more",
+}
+
+
 def fitted_by(
     training: LinearHeadTraining | FeatureClassifierTraining | EnsembleTraining,
 ) -> str:
     """What is fitted where no gradient descends, with its options."""
     if isinstance(training, LinearHeadTraining):
         grid = ", ".join(f"{c:g}" for c in training.c_grid)
-        more = [f"all {training.balance} count the same"] if training.balance != "images" else []
+        more = [_COUNTED[training.balance]] if training.balance != "images" else []
         more += [f"unit penalty {training.unit_penalty:g}"] if training.unit_penalty else []
+        more += [f"erased: {', '.join(training.erase)}"] if training.erase else []
         more += [f"copies {', '.join(training.degraded)}"] if training.degraded else []
         more += [f"copy penalty {training.copy_penalty:g}"] if training.copy_penalty else []
         return "; ".join([f"L-BFGS on frozen features: log loss + L2, C of {grid}", *more])
