@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+_MOST_SHOWN = 120
 RecordT = TypeVar("RecordT")
 
 
@@ -75,7 +76,12 @@ def _problem(model: type[BaseModel], item: ErrorDetails) -> str:
         guess = f"; did you mean {near[0]!r}?" if near else ""
         return f"{place}: expected {expected}, got {came!r}{guess}"
     what = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
-    return f"{place}: {what} (got {came!r})"
+    what = what.replace("a valid tuple", "a list")
+    if isinstance(came, Mapping):  # a whole section, of which the message names what is wrong
+        return f"{place}: {what}" if item["loc"] else what
+    shown = repr(came)
+    shown = shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}…"
+    return f"{place}: {what} (got {shown})"
 
 
 def _keys_at(model: type[BaseModel], place: Sequence[int | str]) -> set[str]:
