@@ -118,6 +118,12 @@ def test_a_name_that_two_patients_share_is_found_by_its_path_alone(tmp_path: Pat
         patients_of_folders(tmp_path / "nothing")
 
 
+def test_a_spreadsheet_may_have_written_the_table(tmp_path: Path) -> None:
+    table = tmp_path / "who.csv"
+    table.write_text("Image;Patient_ID\na.png;7\n", encoding="utf-8-sig")
+    assert patients_of_table(table)("a.png") == "7"
+
+
 def _files(root: Path, *names: str) -> Path:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)

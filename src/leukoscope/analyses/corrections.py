@@ -14,11 +14,12 @@ from typing import TypedDict
 from leukoscope.analyses.relabel import FOLDER, QUEUE_JSON
 from leukoscope.config.relabel_queue import Queue
 from leukoscope.core.errors import DataError, UsageError
-from leukoscope.core.files import read_csv, read_json, sha256_file, write_csv, write_json
+from leukoscope.core.files import read_json, sha256_file, write_csv, write_json
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import order_classes
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.tables import read_rows
 from leukoscope.datasets.layouts.rules import provenance_path
 from leukoscope.evaluation.run_files import RunFiles
 
@@ -136,14 +137,14 @@ def read_corrections(path: Path, queue: Queue, manifest: Manifest) -> dict[str, 
     Raises:
         DataError: Names every wrong row (the first ten).
     """
-    rows = read_csv(path, required=REQUIRED)
+    rows = read_rows(path, REQUIRED)
     records = {record.image_id: record for record in manifest.images}
     by_hash = {record.sha256[:ID_DIGITS]: record for record in manifest.images}
     suggested = {row.image_id: row.suggested for row in queue.rows}
     classes = order_classes(record.label for record in manifest.images if record.label)
     found: dict[str, Correction] = {}
     wrong: list[str] = []
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         one = Correction(line, *(row[name].strip() for name in REQUIRED[:-1]))
         if not row["queue_sha256"] and one.image_id in by_hash:
             one = _of_prediction(one, by_hash[one.image_id])

@@ -15,8 +15,8 @@ from leukoscope.config.preprocess import Triple
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.labels import match_class
 from leukoscope.core.records import ImageRecord, Manifest
+from leukoscope.core.tables import TableRow, read_rows
 from leukoscope.datasets.layouts.rules import part_of
-from leukoscope.datasets.layouts.tables import TableRow, read_rows
 from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.runtime.bounded_run import run_bounded
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from leukoscope.config.bundle import BundleRecord
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import DataError, UsageError
-from leukoscope.core.files import read_csv, sha256_bytes, write_bytes, write_csv
+from leukoscope.core.files import sha256_bytes, write_bytes, write_csv
 from leukoscope.core.labels import class_title, resolve_class
+from leukoscope.core.tables import read_rows
 from leukoscope.evaluation.calibration.conformal import prediction_sets
 from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.combining import DEFAULT, patient_result
@@ -46,13 +47,13 @@ def patients_of_table(path: Path) -> PatientOf:
     Raises:
         DataError: A column is missing, a row has no image or no patient, or two rows disagree.
     """
-    rows = read_csv(path, required=("patient_id",))
-    column = next((name for name in ("image", "path") if rows and name in rows[0]), None)
+    rows = read_rows(path, ("patient_id",))
+    column = next((name for name in ("image", "path") if rows and name in rows[0][1]), None)
     if column is None:
         raise DataError(f"{path}: expected rows with the columns image (or path) and patient_id")
     places: dict[str, str] = {}
     names: dict[str, set[str]] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         image, patient = row[column].strip(), row["patient_id"].strip()
         if not image or not patient:
             raise DataError(f"{path}:{line}: expected an image and a patient_id, one is empty")

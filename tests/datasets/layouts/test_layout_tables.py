@@ -195,7 +195,7 @@ def test_a_fault_names_its_line(tmp_path: Path, put: Put, text: str, message: st
 
 
 def test_a_csv_that_is_missing_or_not_utf8(tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match=r"none\.csv: this CSV manifest is missing"):
+    with pytest.raises(LayoutError, match=r"none\.csv: this table is missing"):
         load_dataset(tmp_path / "none.csv")
     (tmp_path / "latin.csv").write_bytes("path,label\nü.png,all\n".encode("latin-1"))
     with pytest.raises(LayoutError, match="expected UTF-8") as caught:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from leukoscope.core.errors import DataError, UsageError
-from leukoscope.core.files import read_csv, sha256_json
+from leukoscope.core.files import sha256_json
 from leukoscope.core.records import Manifest
+from leukoscope.core.tables import read_rows
 from leukoscope.runtime.by_patient import (
     PatientOf,
     check_patients,
@@ -251,7 +252,7 @@ def apply_corrections(
     decided: dict[tuple[str, str], tuple[str, str, str]] = {}
     for path in files:
         wrong = []
-        for line, row in enumerate(read_csv(path, required=REQUIRED), start=2):
+        for line, row in read_rows(path, REQUIRED):
             row["queue_sha256"] = row["queue_sha256"] or sheet_of.get(row["image_id"], "")
             key = (row["queue_sha256"], row["image_id"])
             problem = _problem(row, row["queue_sha256"] in sheets, cells.get(key), class_names)

@@ -14,6 +14,7 @@ from leukoscope.core.errors import LayoutError, UnknownNameError
 from leukoscope.core.known_classes import Role
 from leukoscope.core.labels import check_roles
 from leukoscope.core.records import Manifest
+from leukoscope.core.tables import has_columns
 from leukoscope.datasets.layouts.folder_levels import is_pattern, parse_pattern, read_folders
 from leukoscope.datasets.layouts.image_records import (
     clean_class_map,
@@ -49,7 +50,6 @@ from leukoscope.datasets.layouts.rules import (
     list_files,
     read_path,
 )
-from leukoscope.datasets.layouts.tables import has_columns
 from leukoscope.datasets.layouts.unpacked import (
     NPZ,
     cut_points,

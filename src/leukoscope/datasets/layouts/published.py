@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from leukoscope.core.errors import LayoutError
 from leukoscope.core.labels import open_name, resolve_class
 from leukoscope.core.records import DESCRIBING_COLUMNS
+from leukoscope.core.tables import has_columns, read_rows
 from leukoscope.datasets.layouts.readers import place_by_folders
 from leukoscope.datasets.layouts.rules import Listing, Placed, Placement, is_image_name
-from leukoscope.datasets.layouts.tables import has_columns, read_rows
 
 SIGNED, UNSIGNED = "signed slides", "unsigned slides"
 PATIENT_TABLES = ("patients.csv", "master.csv")

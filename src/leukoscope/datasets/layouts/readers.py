@@ -13,6 +13,7 @@ from leukoscope.core.files import leaves_folder, read_json, sha256_file
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import class_title, open_name, resolve_class
 from leukoscope.core.records import DESCRIBING_COLUMNS, MANIFEST_COLUMNS
+from leukoscope.core.tables import TableRow, has_columns, header_of, read_rows
 from leukoscope.datasets.layouts.column_names import near_columns, near_notes
 from leukoscope.datasets.layouts.folder_levels import (
     FIELDS,
@@ -32,7 +33,6 @@ from leukoscope.datasets.layouts.rules import (
     twin_key,
     why_class,
 )
-from leukoscope.datasets.layouts.tables import TableRow, has_columns, header_of, read_rows
 
 MANIFEST_NAME = "manifest.csv"
 PRELIMINARY_COLUMNS = ("patient_id", "new_names", "labels")

@@ -25,7 +25,7 @@ def read_rows(path: Path, required: tuple[str, ...]) -> list[TableRow]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise LayoutError(f"{path}: this CSV manifest is missing") from None
+        raise LayoutError(f"{path}: this table is missing") from None
     except UnicodeDecodeError:
         raise LayoutError(
             f"{path}: expected UTF-8 text, found other bytes", hint="save it as CSV UTF-8"
