@@ -84,10 +84,12 @@ def negative_control(
 
 
 def control_recipe(config: StudyConfig) -> Recipe:
-    """What is fitted on wrong labels."""
+    """What is fitted on wrong labels: without degraded copies, which are of training images alone."""
     first = config.recipes[0]
-    plain = isinstance(first.training, LinearHeadTraining) and not first.inner_folds
-    return first if plain else probe_recipe(config)
+    if not isinstance(first.training, LinearHeadTraining) or first.inner_folds:
+        first = probe_recipe(config)
+    alone = first.training.model_copy(update={"degraded": (), "copy_penalty": 0.0})
+    return first.model_copy(update={"training": alone})
 
 
 def control_summary(draws: Sequence[float]) -> dict[str, object]:
