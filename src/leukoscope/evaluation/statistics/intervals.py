@@ -121,8 +121,9 @@ def bootstrap_metrics(
 
     Limits by the kind of metric, see the head of this module; those of ``ece`` are
     :func:`~leukoscope.evaluation.statistics.limits.gap_limits`. A metric within 0–1 that is
-    exactly 0 or 1 gets the limits of Clopper & Pearson (1934), with the number of groups (for a
-    proportion: of groups concerned) as trials.
+    exactly 0 or 1 gets the limits of Clopper & Pearson (1934). Trials are the groups concerned: of a
+    proportion those that have any image to count, of another metric those of the rarest class that
+    it rests on, true or predicted.
 
     Args:
         fits: (n,) which trained model answered each image, where another training would give
@@ -158,8 +159,9 @@ def bootstrap_metrics(
         else:
             scale: Scale = "log" if metric_of(name).interval == "log" else "logit"
             result[name] = resampling.limits(
-                value, left_out[name], scale, without_fit=without.get(name)
-            )
+                value, left_out[name], scale, without_fit=without.get(name),
+                trials=_groups_concerned(name, resampling, truth, prob, class_names),
+            )  # fmt: skip
     return {name: replace(interval, value=values[name]) for name, interval in result.items()}
 
 
@@ -321,12 +323,14 @@ class Resampling:
         scale: Scale,
         times: float = 1.0,
         without_fit: FloatArray | None = None,
+        trials: int | None = None,
     ) -> Interval:
         """Student's t limits of a metric from its values (J,) on :meth:`without_each`.
 
         ``times`` multiplies the variance between groups: for m new groups of G seen, 1 + G / m;
         ``without_fit``: see
-        :func:`~leukoscope.evaluation.statistics.limits.add_training_variance`.
+        :func:`~leukoscope.evaluation.statistics.limits.add_training_variance`; ``trials`` of a
+        value of 0 or 1, otherwise the groups of the rarest class.
         """
         block, places = self.blocks()
         used = np.isfinite(left_out)
@@ -335,7 +339,8 @@ class Resampling:
         if not math.isfinite(value) or not used.any():
             low, high = math.nan, math.nan
         elif scale == "logit" and value in (0.0, 1.0):
-            low, high = exact_limits(value * self.n_groups, self.n_groups, self.confidence)
+            number = (self.fewest if trials is None else trials) / times
+            low, high = exact_limits(value * number, number, self.confidence)
         elif value > 0:
             sizes = np.bincount(block[self.member]).astype(np.float64)
             between, df = jackknife_variance(left_out, places, sizes)
@@ -425,6 +430,22 @@ def with_exact_limits(interval: Interval, trials: int, confidence: float) -> Int
         return interval
     low, high = proportion_interval(int(interval.value) * trials, trials, confidence=confidence)
     return replace(interval, low=low, high=high)
+
+
+def _groups_concerned(
+    name: str,
+    resampling: Resampling,
+    truth: IntArray,
+    prob: FloatArray,
+    class_names: Sequence[str],
+) -> int:
+    """Groups of the rarest class that a metric rests on, true or predicted; none is left out."""
+    predicted, metric = prob.argmax(axis=1), metric_of(name).name
+    own = [k for k, one in enumerate(class_names) if name == f"{metric}_{one}"]
+    parts = [labels == k for k in own or range(len(class_names)) for labels in (truth, predicted)]
+    parts += [truth != k for k in own]
+    counts = [len(np.unique(resampling.member[part])) for part in parts]
+    return min(count for count in counts if count)
 
 
 def _left_out(
