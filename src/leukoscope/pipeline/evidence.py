@@ -84,7 +84,7 @@ def negative_control(
 
 
 def control_recipe(config: StudyConfig) -> Recipe:
-    """What is fitted on wrong labels: without degraded copies, which are of training images alone."""
+    """What is fitted on wrong labels; without degraded copies, which are of training images."""
     first = config.recipes[0]
     if not isinstance(first.training, LinearHeadTraining) or first.inner_folds:
         first = probe_recipe(config)

@@ -121,9 +121,9 @@ def bootstrap_metrics(
 
     Limits by the kind of metric, see the head of this module; those of ``ece`` are
     :func:`~leukoscope.evaluation.statistics.limits.gap_limits`. A metric within 0–1 that is
-    exactly 0 or 1 gets the limits of Clopper & Pearson (1934). Trials are the groups concerned: of a
-    proportion those that have any image to count, of another metric those of the rarest class that
-    it rests on, true or predicted.
+    exactly 0 or 1 gets the limits of Clopper & Pearson (1934). Trials are the groups concerned: of
+    a proportion those that have any image to count, of another metric those of the rarest class
+    that it rests on, true or predicted.
 
     Args:
         fits: (n,) which trained model answered each image, where another training would give
