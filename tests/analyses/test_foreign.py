@@ -284,6 +284,15 @@ def test_a_graph_is_audited_on_edited_images_too(phantoms: Path, tmp_path: Path)
     }
     assert metrics["split"] is None
     assert any("not known" in text for text in metrics["verdict"]["findings"])
+    # No image was held out, so nothing is promised and nothing is said of "held out".
+    assert metrics["results"][0]["next_unit"] == {
+        "reason": "on which images the model was trained is not known"
+    }
+    scored = [text for text in metrics["verdict"]["findings"] if "accuracy" in text]
+    assert scored[0].startswith("On all images, of which none is known to be new to it")
+    page = result.run.report_md.read_text()
+    assert "leukoscope evaluate" not in page
+    assert "leukoscope probe" in page
     assert "pixels of 0 to 1" in metrics["warnings"][0]
     few = open_foreign_model(path, ("benign", "early_pre_b", "pre_b"))
     with pytest.raises(DataError, match="expected the classes of the data"):

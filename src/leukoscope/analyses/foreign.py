@@ -48,6 +48,7 @@ from leukoscope.study.run import StudyResult, read_data
 
 EXAMPLES = 3  # pairs of images that a leak is shown by
 CHUNK = 64
+_UNKNOWN = "on which images the model was trained is not known"
 
 
 def summarise_foreign(
@@ -77,7 +78,8 @@ def summarise_foreign(
         under = test.select(protocol=protocol)
         own = under.select(recipe=name, input="image")
         names = None if probabilities else _decided(table.class_names)
-        results.append(result_entry(statistics, own, name, protocol, names))
+        entry = result_entry(statistics, own, name, protocol, names)
+        results.append(entry if split else {**entry, "next_unit": {"reason": _UNKNOWN}})
         tested = [under.select(input=probe) for probe in config.probes]
         probes += [probe_entry(statistics, t, str(t.input[0]), protocol) for t in tested if len(t)]
         model_on += model_on_entries(statistics, under, [name], protocol, evidence)

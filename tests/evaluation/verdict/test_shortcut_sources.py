@@ -54,6 +54,11 @@ def test_a_model_without_advantage_has_no_share() -> None:
     found = advantage_share(slight, probe, groups(slight), **HOW)
     assert found.model > 0.5
     assert np.isnan([found.share.value, found.share.low, found.share.high]).all()
+    # The limits of the model's result decide, which are wider than a bootstrap's.
+    good = table(3.0, "image")
+    assert advantage_share(good, probe, groups(good), **HOW).share.value > 0
+    unproven = advantage_share(good, probe, groups(good), skilled=False, **HOW)
+    assert np.isnan(unproven.share.value)
 
 
 def test_only_common_images_count() -> None:
@@ -76,6 +81,6 @@ def test_holes_that_belong_to_both_classes_give_no_hits() -> None:
     hits = transplant_hits(told, partner)
     assert hits.mean() == 1
     share = advantage_share(table(3.0, "image"), told, groups(told), hits=hits, **HOW)
-    assert (share.value, share.chance) == (1.0, 0.5)
+    assert (share.metric, share.value, share.chance) == ("paired_auc", 1.0, 0.5)
     with pytest.raises(DataError, match="160 images have no partner"):
         transplant_hits(told, {})

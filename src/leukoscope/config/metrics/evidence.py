@@ -18,7 +18,8 @@ class AdvantageShare(Record):
     Attributes:
         protocol: Under which.
         group_unit: What the interval resamples.
-        metric: ``roc_auc``, or ``balanced_accuracy`` where there are no probabilities.
+        metric: ``roc_auc``, ``balanced_accuracy`` where there are no probabilities, or
+            ``paired_auc``, between pairs of classes, of the ground.
         value: Metric of the other classifier.
         model: Metric of the model.
         chance: What both have without any information.

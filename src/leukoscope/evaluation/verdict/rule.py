@@ -16,7 +16,7 @@ from leukoscope.config.guarantees import NOT_BETTER
 from leukoscope.config.metrics.evidence import Control, SourceVerdict, Survival, Verdict
 from leukoscope.config.metrics.file import Measurements
 from leukoscope.config.metrics.other_data import ForeignSplit
-from leukoscope.config.metrics.results import Estimate, Result, VerdictLevel
+from leukoscope.config.metrics.results import Result, VerdictLevel
 from leukoscope.core.protocols import IN_VERDICT, JUDGED, PROTOCOLS
 from leukoscope.evaluation.statistics.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
 from leukoscope.evaluation.verdict.grounds import swapped_grounds
@@ -26,6 +26,7 @@ from leukoscope.evaluation.verdict.sentences import (
     Score,
     describe_control,
     describe_curve,
+    describe_fixed,
     describe_inflation,
     describe_score,
     describe_source,
@@ -44,7 +45,8 @@ split: clusters are cut at a fixed number, however few images there are."""
 RULE: Final = (
     "Judged is the first recipe, under the protocol that holds out patients where patients are "
     "known, else under those that hold out acquisition clusters; patients are never overruled by "
-    "clusters. Advantage is the ROC AUC (one-vs-rest, macro) above 0.5. A source of shortcut "
+    "clusters. Advantage is the ROC AUC (one-vs-rest, macro; of the ground "
+    "that between pairs of classes) above 0.5. A source of shortcut "
     "(ground, grain, frame, file, stain) is shown where the lower limit of its share of the "
     "model's advantage lies above one half in a judged protocol with at least "
     f"{FEWEST_TO_SHOW} groups; refuted where the upper limit lies below one half in each; "
@@ -124,18 +126,19 @@ def _score(entry: Result) -> Score | None:
         high=accuracy.high,
         chance=max(supports) / sum(supports),
         enough=accuracy.reliable and entry.n_groups >= MIN_GROUPS,
-        skill=_skill(entry.metrics, len(supports)),
+        skill=skilled(entry),
         next_unit=entry.next_unit,
         row=entry.row,
     )
 
 
-def _skill(metrics: Mapping[str, Estimate], num_classes: int) -> bool:
+def skilled(entry: Result) -> bool:
     """Whether the lower limit lies above chance: of the ROC AUC, else of balanced accuracy."""
-    ranked, balanced = metrics.get("roc_auc"), metrics.get("balanced_accuracy")
+    ranked, balanced = (entry.metrics.get(name) for name in ("roc_auc", "balanced_accuracy"))
     if ranked is not None and ranked.low is not None:
         return ranked.low > HALF
-    return balanced is not None and balanced.low is not None and balanced.low > 1 / num_classes
+    chance = 1 / max(1, len(entry.confusion))
+    return balanced is not None and balanced.low is not None and balanced.low > chance
 
 
 def _against(
@@ -357,7 +360,10 @@ def _findings(
     sources: Sequence[SourceVerdict],
 ) -> list[str]:
     judged = [scores[name] for name in judged_protocols(scores)]
-    found = [describe_score(score) for score in scores.values()]
+    if metrics.foreign:
+        found = [describe_fixed(score, metrics.split) for score in scores.values()]
+    else:
+        found = [describe_score(score) for score in scores.values()]
     found += [describe_source(source) for source in sources]
     rows = survival_rows(metrics, judged, recipe)
     found += describe_survival(rows)

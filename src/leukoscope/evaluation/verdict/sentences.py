@@ -112,6 +112,20 @@ def describe_score(score: Score) -> str:
     )
 
 
+def describe_fixed(score: Score, split: ForeignSplit | None) -> str:
+    """One finding about a model that was not trained here, whose answers no protocol changes."""
+    where = (
+        "On the test part of its own split"
+        if split
+        else "On all images, of which none is known to be new to it"
+    )
+    few = "" if score.enough else "; few groups"
+    return (
+        f"{where}, {score.unit}s resampled: accuracy {_range(score)}, {_in_groups(score)}, "
+        f"chance {percent(score.chance)}{few}."
+    )
+
+
 def _in_groups(score: Score) -> str:
     """How many test images in how many groups; patients that are groups alone stand once."""
     if score.row == score.unit and score.n == score.n_groups:

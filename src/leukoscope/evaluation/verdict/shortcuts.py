@@ -229,7 +229,9 @@ class AdvantageShare:
     """The advantage of a probe, or of a model on other images, as a share of the model's own.
 
     Attributes:
-        metric: ``roc_auc``, or ``balanced_accuracy`` where there are no probabilities.
+        metric: ``roc_auc``, or ``balanced_accuracy`` where there are no probabilities;
+            ``paired_auc`` where the probe's value is that of :func:`transplant_hits` (the model's
+            is its ``roc_auc``).
         value: Metric of the probe.
         model: Metric of the model on the same images.
         chance: What both have without any information.
@@ -264,6 +266,7 @@ def advantage_share(
     *,
     hits: ArrayLike | None = None,
     metric: str = "roc_auc",
+    skilled: bool = True,
     **how: Unpack[Sampling],
 ) -> AdvantageShare:
     """The share of a model's advantage that another table has, on the images of both.
@@ -276,6 +279,8 @@ def advantage_share(
             two-alternative form of the area under the curve, Hanley & McNeil 1982). None means
             ``metric``.
         metric: ``roc_auc`` or ``balanced_accuracy``.
+        skilled: Whether the model is shown to be better than chance, by the limits of its result;
+            a share of an advantage that may be none is not given.
 
     Raises:
         DataError: The tables have no image in common.
@@ -311,12 +316,13 @@ def advantage_share(
     blocks = [measured(weights) for weights in resampling.weights()]
     drawn_whole, drawn_part = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
     value, drawn = math.nan, np.full(len(drawn_whole), np.nan)
-    if resampling.interval(float(whole[0]), drawn_whole).low > chance:
+    if skilled and resampling.interval(float(whole[0]), drawn_whole).low > chance:
         value = float((part[0] - chance) / (whole[0] - chance))
         above = drawn_whole > chance
         drawn[above] = (drawn_part[above] - chance) / (drawn_whole[above] - chance)
     share = resampling.interval(value, drawn)
-    return AdvantageShare(metric, float(part[0]), float(whole[0]), chance, share, len(y))
+    name = metric if of_image is None else "paired_auc"
+    return AdvantageShare(name, float(part[0]), float(whole[0]), chance, share, len(y))
 
 
 def source_of(probe: str) -> str | None:

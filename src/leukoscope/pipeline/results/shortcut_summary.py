@@ -14,7 +14,7 @@ from leukoscope.config.metrics.results import GROUND_BIAS, GROUND_CLASS
 from leukoscope.config.study import DEGRADED, OTHER_GROUND, PERTURBED, SWAPPED
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.verdict.rule import judge
+from leukoscope.evaluation.verdict.rule import judge, skilled
 from leukoscope.evaluation.verdict.shortcuts import (
     PAIRED,
     advantage_share,
@@ -120,6 +120,8 @@ def add_verdict(
     ``metrics`` holds all other keys of ``metrics.json``; ``metric`` is what shares are of.
     """
     shares, sources, survival = [], [], []
+    own = [row for row in measurements(metrics).results if row.recipe == recipe]
+    skill = {row.protocol: skilled(row) for row in own}
     for protocol in dict.fromkeys(test.protocol.tolist()):
         under = test.select(protocol=protocol)
         model = under.select(recipe=recipe, input="image")
@@ -131,8 +133,9 @@ def add_verdict(
                 model, colour, neutral, statistics.groups[protocol], **statistics.how
             )
             shares.append({"protocol": protocol, **found.to_json()})
-        sources += _sources(statistics, under, model, protocol, evidence, metric)
-        survival += _survival(statistics, under, model, protocol, metric)
+        judged = _Judged(statistics, model, protocol, metric, skill.get(protocol, False))
+        sources += _sources(judged, under, evidence)
+        survival += _survival(judged, under)
     scale = {} if evidence.scale is None else {"grain": dict(evidence.scale)}
     shortcuts: dict[str, object] = {
         "recipe": recipe,
@@ -154,13 +157,30 @@ def add_verdict(
     shortcuts["level"] = verdict.level
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A model under one protocol, whose advantage others are measured against."""
+
+    statistics: Statistics
+    model: PredictionTable
+    protocol: str
+    metric: str
+    skilled: bool
+
+    def share(self, rows: PredictionTable, hits: ArrayLike | None = None) -> dict[str, object]:
+        """The share of the model's advantage that other rows have."""
+        how = self.statistics.how
+        how["replicates"] = min(SHARE_REPLICATES, how.get("replicates", SHARE_REPLICATES))
+        share = advantage_share(
+            self.model, rows, self.statistics.groups[self.protocol],
+            hits=hits, metric=self.metric, skilled=self.skilled, **how,
+        )  # fmt: skip
+        head = head_of(self.statistics, rows, self.protocol)
+        return {"protocol": self.protocol, "group_unit": head["group_unit"], **share.to_json()}
+
+
 def _sources(
-    statistics: Statistics,
-    under: PredictionTable,
-    model: PredictionTable,
-    protocol: str,
-    evidence: Evidence,
-    metric: str,
+    judged: _Judged, under: PredictionTable, evidence: Evidence
 ) -> list[dict[str, object]]:
     """The share of each probe that speaks for a source of shortcut."""
     found = []
@@ -170,41 +190,14 @@ def _sources(
             continue
         rows = under.select(input=probe)
         hits = transplant_hits(rows, evidence.partners) if probe == PAIRED else None
-        found.append(
-            {"source": source, "probe": probe}
-            | _share(statistics, model, rows, protocol, metric, hits=hits)
-        )
+        found.append({"source": source, "probe": probe} | judged.share(rows, hits))
     return found
 
 
-def _survival(
-    statistics: Statistics,
-    under: PredictionTable,
-    model: PredictionTable,
-    protocol: str,
-    metric: str,
-) -> list[dict[str, object]]:
+def _survival(judged: _Judged, under: PredictionTable) -> list[dict[str, object]]:
     """The share of its advantage that the model keeps on mildly degraded test images."""
-    recipe = str(model.recipe[0])
+    recipe = str(judged.model.recipe[0])
     tables = [(name, under.select(recipe=recipe, input=MODEL_ON + name)) for name in DEGRADED]
     return [
-        {"recipe": recipe, "input": name} | _share(statistics, model, rows, protocol, metric)
-        for name, rows in tables
-        if len(rows)
+        {"recipe": recipe, "input": name} | judged.share(rows) for name, rows in tables if len(rows)
     ]
-
-
-def _share(
-    statistics: Statistics,
-    model: PredictionTable,
-    rows: PredictionTable,
-    protocol: str,
-    metric: str,
-    hits: ArrayLike | None = None,
-) -> dict[str, object]:
-    how = statistics.how
-    how["replicates"] = min(SHARE_REPLICATES, how.get("replicates", SHARE_REPLICATES))
-    groups = statistics.groups[protocol]
-    share = advantage_share(model, rows, groups, hits=hits, metric=metric, **how)
-    head = head_of(statistics, rows, protocol)
-    return {"protocol": protocol, "group_unit": head["group_unit"], **share.to_json()}

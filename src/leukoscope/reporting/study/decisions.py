@@ -45,10 +45,11 @@ def calibration(study: Study, gallery: Gallery) -> Section:
     blocks: list[Block] = [
         Paragraph(
             "A probability is worth something only if it keeps its promise: of the images that "
-            "get 80 %, eight in ten should be right. The scaling of each fold was fitted on images "
-            "that its model was not trained on and that do not test it: those that the other folds "
-            "tested, or the part `cal` of a single hold-out. It is one temperature, or one weight "
-            "and bias a class where a cross-validation among those images shows that to be better."
+            "get 80 %, eight in ten should be right. The scaling of each fold was fitted on what "
+            "the models of the other folds answered to the images that they tested and had not "
+            "seen, none of which tests this fold; of a single hold-out on its part `cal`. It is "
+            "one temperature, or one weight and bias a class where a cross-validation among those "
+            "images shows that to be better."
         )
     ]
     blocks += present(tables.calibration(study))

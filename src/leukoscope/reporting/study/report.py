@@ -111,12 +111,15 @@ def _accuracy(study: Study) -> Ranges:
         found = entry.metrics.get("accuracy")
         if found is not None and found.value is not None:
             label = WORDS[protocol].label if protocol in WORDS else protocol
+            if study.metrics.foreign:  # the same images each time, none of them held out here
+                label = f"{entry.group_unit}s resampled"
             spans.append(_span(upper_first(label), found, "mean"))
     last = _first(study).get(_judged(study))
     if last is not None and isinstance(last.next_unit, NextUnit):
         spans.append(_span(f"Next {last.next_unit.unit}", last.next_unit, "next"))
+    title = "The model's accuracy" if study.metrics.foreign else "What the accuracy is made of"
     return Ranges(
-        f"What the accuracy is made of ({study.level} intervals)",
+        f"{title} ({study.level} intervals)",
         tuple(spans),
         chance,
         f"always naming the largest class, {number(chance, 'accuracy')}",
@@ -202,9 +205,15 @@ def _from_here(path: Path) -> str:
 
 def _later(study: Study) -> Iterator[tuple[str, str]]:
     """What remains to be done in any study."""
+    if study.metrics.foreign:
+        yield (
+            "Measure it elsewhere:",
+            "`leukoscope probe` with the same options, on images of another laboratory.",
+        )
+        return
     name = shlex.quote(_from_here(study.run.path))
     named = study.passport is not None and study.passport["patients"]["n"]
-    if not named and not study.metrics.foreign:
+    if not named:
         yield (
             "Name the patients:",
             "a manifest column `patient_id`, or `--layout` with `'{class}/{patient}'` for folders, "

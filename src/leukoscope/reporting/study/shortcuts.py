@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from leukoscope.config.metrics.evidence import Shortcuts, SourceVerdict, Survival
+from leukoscope.config.metrics.evidence import Shortcuts, SourceShare, SourceVerdict, Survival
 from leukoscope.config.metrics.results import Estimate, PerturbedResult, ProbeResult, Result
-from leukoscope.core.protocols import protocol_title
+from leukoscope.core.protocols import PROTOCOLS, protocol_title
 from leukoscope.evaluation.verdict.grounds import swapped_grounds
 from leukoscope.evaluation.verdict.sentences import DEGRADED_WORDS, SOURCE_WORDS, describe_control
 from leukoscope.evaluation.verdict.shortcuts import HALF, status_of
@@ -107,8 +107,20 @@ def sources(study: Study) -> Table | None:
         code("Probe", lambda s: s.probe or DASH),
         text("What is missing", lambda s: s.reason or _judged_by(s)),
         note="✗ shown: more than one half (lower limit); ✓ refuted: less than one half (upper "
-        f"limit); ? open. {_rests_on(verdict.protocol)}",
+        f"limit); ? open. {_paired(rows)}{_rests_on(verdict.protocol)}",
     )  # fmt: skip
+
+
+def _paired(rows: Sequence[SourceShare]) -> str:
+    """How the ground is judged, whose figure is not that of the table of probes."""
+    found = next((row for row in rows if row.metric == "paired_auc"), None)
+    if found is None:
+        return ""
+    return (
+        "That of the ground is an area between pairs of classes whose leukocytes are painted over "
+        f"alike ({number(found.value, 'roc_auc')}, {PROTOCOLS[found.protocol].setting_label}), "
+        "not the area of the probe in the table of probes. "
+    )
 
 
 def _rests_on(protocol: str | None) -> str:
