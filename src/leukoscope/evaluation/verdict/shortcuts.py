@@ -275,12 +275,10 @@ def advantage_share(
         model: Test rows of the model, one an image.
         other: Test rows of a probe, or of the model on perturbed images.
         hits: (n,) for each row of ``other`` 1 where it puts the true class above the other
-            class of its pair, 0.5 on ties, 0 else; their mean is then the value (the
-            two-alternative form of the area under the curve, Hanley & McNeil 1982). None means
-            ``metric``.
+            class of its pair, 0.5 on ties, 0 else; their mean is then the value (Hanley & McNeil
+            1982). None means ``metric``.
         metric: ``roc_auc`` or ``balanced_accuracy``.
-        skilled: Whether the model is shown to be better than chance, by the limits of its result;
-            a share of an advantage that may be none is not given.
+        skilled: Whether the model's own limits show an advantage at all.
 
     Raises:
         DataError: The tables have no image in common.
