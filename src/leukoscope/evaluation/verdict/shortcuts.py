@@ -313,14 +313,22 @@ def advantage_share(
     whole, part = measured(np.ones((1, len(y))))
     blocks = [measured(weights) for weights in resampling.weights()]
     drawn_whole, drawn_part = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
-    value, drawn = math.nan, np.full(len(drawn_whole), np.nan)
-    if skilled and resampling.interval(float(whole[0]), drawn_whole).low > chance:
-        value = float((part[0] - chance) / (whole[0] - chance))
-        above = drawn_whole > chance
-        drawn[above] = (drawn_part[above] - chance) / (drawn_whole[above] - chance)
-    share = resampling.interval(value, drawn)
+    shown = skilled and resampling.interval(float(whole[0]), drawn_whole).low > chance
+    value, drawn = (
+        _above(p, w, chance if shown else math.inf)
+        for p, w in ((part, whole), (drawn_part, drawn_whole))
+    )
+    share = resampling.interval(float(value[0]), drawn)
     name = metric if of_image is None else "paired_auc"
     return AdvantageShare(name, float(part[0]), float(whole[0]), chance, share, len(y))
+
+
+def _above(part: FloatArray, whole: FloatArray, chance: float) -> FloatArray:
+    """Advantages over chance of ``part`` as shares of those of ``whole``; NaN where it has none."""
+    found = np.full(len(whole), np.nan)
+    has = whole > chance
+    found[has] = (part[has] - chance) / (whole[has] - chance)
+    return found
 
 
 def source_of(probe: str) -> str | None:
