@@ -133,7 +133,7 @@ class Parity(Strict):
         bound, where = BOUNDS[precision], f"({self.n} validation images)"
         if not self.max_abs <= bound.logits * self.scale:
             allowed = bound.logits * self.scale
-            return f"logits differ by up to {self.max_abs:.2g}, allowed {allowed:.2g} {where}"
+            return f"logits differ by up to {self.max_abs:.3g}, allowed {allowed:.3g} {where}"
         if not self.changed <= bound.changed:
             return (
                 f"the class changes on {self.changed:.2%} of the images, "
