@@ -237,8 +237,16 @@ def test_few_patients_are_never_plausible_and_never_overruled_by_clusters() -> N
 
 def test_a_frequent_class_does_not_make_skill() -> None:
     # 90 % accuracy where one class has 90 % of the images: the ROC AUC tells.
-    found = judge(study(result("grouped", 0.9, 0.52, half=0.05)))
+    found = judge(study(result("grouped", 0.9, 0.51, half=0.05)))
     assert found["level"] == "unsafe"
+    (need,) = found["needs"]
+    assert need.endswith("with an ROC AUC of 0.51 more of the same will hardly help")
+
+
+def test_a_model_that_may_be_better_than_chance_is_told_how_many_groups_would_show_it() -> None:
+    found = judge(study(result("grouped", 0.8, 0.7, half=0.3, groups=20)))
+    assert found["level"] == "unsafe"
+    assert found["needs"] == ["about 45 patients, if its ROC AUC stays at 0.70"]
 
 
 def test_clusters_stand_in_where_there_are_no_patients_and_the_level_says_so() -> None:

@@ -36,7 +36,13 @@ from leukoscope.evaluation.verdict.sentences import (
     share_text,
     summary,
 )
-from leukoscope.evaluation.verdict.shortcuts import FEWEST_TO_SHOW, HALF, SOURCES, judge_sources
+from leukoscope.evaluation.verdict.shortcuts import (
+    FEWEST_TO_SHOW,
+    HALF,
+    SOURCES,
+    groups_needed,
+    judge_sources,
+)
 
 MIN_CLUSTER_IMAGES: Final = 5
 """Images of an acquisition cluster, on average, from which holding it out is more than a random
@@ -88,7 +94,15 @@ def judge(metrics: Measurements, *, recipe: str | None = None) -> Verdict:
     if level == "plausible" and judged[0].protocol != "grouped":
         level = "plausible-by-clusters"
     reasons = against or [text for text, _ in missing]
-    needs = [] if against else [need for _, need in missing if need]
+    needs = [need for _, need in missing if need]
+    if against and judged and not judged[0].skill:
+        needs = _skill_needs(
+            next(
+                r
+                for r in metrics.results
+                if r.recipe == recipe and r.protocol == judged[0].protocol
+            )
+        )
     said = _conclusion(level, reasons, sources)
     named = str(recipe) if metrics.foreign else None
     head = f"{summary(scores, metrics.split, named)}; {said}"
@@ -173,6 +187,20 @@ def _against(
         f"by itself {said} of the model's advantage over chance: its score may come from how the "
         "images were made, not from the cells"
     ]
+
+
+def _skill_needs(entry: Result) -> list[str]:
+    """What would tell whether a model is better than chance; nothing where only decisions exist."""
+    area = entry.metrics.get("roc_auc")
+    if area is None or area.value is None:
+        return []
+    number = groups_needed(area, entry.n_groups) if area.value > HALF else None
+    if number is None:
+        return [
+            f"other images, features or labels: with an ROC AUC of {area.value:.2f} more of the "
+            "same will hardly help"
+        ]
+    return [f"about {number} {entry.group_unit}s, if its ROC AUC stays at {area.value:.2f}"]
 
 
 Missing = tuple[str, str]
