@@ -40,6 +40,7 @@ from leukoscope.evaluation.statistics.limits import (
     exact_limits,
     gap_limits,
     jackknife_variance,
+    least_mean,
     proportion_limits,
     shared_training,
     transformed_limits,
@@ -122,8 +123,9 @@ def bootstrap_metrics(
     Limits by the kind of metric, see the head of this module; those of ``ece`` are
     :func:`~leukoscope.evaluation.statistics.limits.gap_limits`. A metric within 0–1 that is
     exactly 0 or 1 gets the limits of Clopper & Pearson (1934). Trials are the groups concerned: of
-    a proportion those that have any image to count, of another metric those of the rarest class
-    that it rests on, true or predicted.
+    a proportion those that have any image to count, of another metric those of each class that it
+    is a mean of, true or predicted
+    (:func:`~leukoscope.evaluation.statistics.limits.least_mean`).
 
     Args:
         fits: (n,) which trained model answered each image, where another training would give
@@ -160,7 +162,7 @@ def bootstrap_metrics(
             scale: Scale = "log" if metric_of(name).interval == "log" else "logit"
             result[name] = resampling.limits(
                 value, left_out[name], scale, without_fit=without.get(name),
-                trials=_groups_concerned(name, resampling, truth, prob, class_names),
+                parts=_parts(name, resampling, truth, prob, class_names),
             )  # fmt: skip
     return {name: replace(interval, value=values[name]) for name, interval in result.items()}
 
@@ -200,14 +202,14 @@ class Resampling:
     Attributes:
         member: (n,) index of each image's group, 0 … G − 1.
         strata: The groups that are drawn among each other, as arrays of group indices.
-        fewest: In how many groups the rarest class is.
+        of_class: In how many groups each class is; no class has none.
         seed: Of the random numbers.
         folds: Of how many folds the images are pooled.
     """
 
     member: IntArray
     strata: tuple[IntArray, ...]
-    fewest: int
+    of_class: tuple[int, ...]
     replicates: int
     confidence: float
     seed: int
@@ -243,8 +245,8 @@ class Resampling:
             strata = tuple(pairs[0][pairs[1] == name] for name in np.unique(pairs[1]))
         else:
             strata = (np.arange(count),)
-        fewest = int(np.bincount(pairs[1])[np.unique(pairs[1])].min())
-        return cls(member, strata, fewest, replicates, confidence, seed, folds)
+        of_class = tuple(np.unique(pairs[1], return_counts=True)[1].tolist())
+        return cls(member, strata, of_class, replicates, confidence, seed, folds)
 
     @property
     def n_groups(self) -> int:
@@ -254,7 +256,7 @@ class Resampling:
     @property
     def reliable(self) -> bool:
         """Whether there are enough groups, and enough of each class, for an interval."""
-        return self.n_groups >= MIN_GROUPS and self.fewest >= MIN_CLASS_GROUPS
+        return self.n_groups >= MIN_GROUPS and min(self.of_class) >= MIN_CLASS_GROUPS
 
     @property
     def df(self) -> float:
@@ -323,14 +325,14 @@ class Resampling:
         scale: Scale,
         times: float = 1.0,
         without_fit: FloatArray | None = None,
-        trials: int | None = None,
+        parts: tuple[FloatArray, FloatArray] | None = None,
     ) -> Interval:
         """Student's t limits of a metric from its values (J,) on :meth:`without_each`.
 
         ``times`` multiplies the variance between groups: for m new groups of G seen, 1 + G / m;
         ``without_fit``: see
-        :func:`~leukoscope.evaluation.statistics.limits.add_training_variance`; ``trials`` of a
-        value of 0 or 1, otherwise the groups of the rarest class.
+        :func:`~leukoscope.evaluation.statistics.limits.add_training_variance`; ``parts``, for a
+        value of 0 or 1: weights and groups of the classes that it is a mean of, by default all.
         """
         block, places = self.blocks()
         used = np.isfinite(left_out)
@@ -339,8 +341,10 @@ class Resampling:
         if not math.isfinite(value) or not used.any():
             low, high = math.nan, math.nan
         elif scale == "logit" and value in (0.0, 1.0):
-            number = (self.fewest if trials is None else trials) / times
-            low, high = exact_limits(value * number, number, self.confidence)
+            found = np.array(self.of_class, np.float64)
+            weights, trials = parts or (np.full(len(found), 1 / len(found)), found)
+            least = least_mean(weights, trials / times, self.confidence)
+            low, high = (least, 1.0) if value else (0.0, 1 - least)
         elif value > 0:
             sizes = np.bincount(block[self.member]).astype(np.float64)
             between, df = jackknife_variance(left_out, places, sizes)
@@ -432,20 +436,23 @@ def with_exact_limits(interval: Interval, trials: int, confidence: float) -> Int
     return replace(interval, low=low, high=high)
 
 
-def _groups_concerned(
+def _parts(
     name: str,
     resampling: Resampling,
     truth: IntArray,
     prob: FloatArray,
     class_names: Sequence[str],
-) -> int:
-    """Groups of the rarest class that a metric rests on, true or predicted; none is left out."""
+) -> tuple[FloatArray, FloatArray]:
+    """Weights and groups of the classes that a metric is a mean of; groups true or predicted."""
     predicted, metric = prob.argmax(axis=1), metric_of(name).name
     own = [k for k, one in enumerate(class_names) if name == f"{metric}_{one}"]
-    parts = [labels == k for k in own or range(len(class_names)) for labels in (truth, predicted)]
-    parts += [truth != k for k in own]
-    counts = [len(np.unique(resampling.member[part])) for part in parts]
-    return min(count for count in counts if count)
+    weights, trials = [], []
+    for k in own or np.unique(truth).tolist():
+        parts = [truth == k, predicted == k, *([truth != k] if own else [])]
+        groups = [len(np.unique(resampling.member[part])) for part in parts]
+        trials.append(min(number for number in groups if number))
+        weights.append(float(parts[0].mean()) if metric.startswith("weighted") else 1.0)
+    return np.array(weights) / sum(weights), np.array(trials, np.float64)
 
 
 def _left_out(

@@ -215,6 +215,33 @@ def exact_limits(successes: float, n: float, confidence: float) -> tuple[float, 
     return low, high
 
 
+def least_mean(weights: FloatArray, trials: FloatArray, confidence: float) -> float:
+    """Lower limit of a weighted mean of proportions, all of whose trials were hits.
+
+    The smallest Σ w p with which all hits are as likely as Clopper & Pearson (1934) allow,
+    Π pⁿ = (1 − confidence) / 2: p is proportional to n / w, or 1. One proportion has their limit.
+
+    Args:
+        weights: (K,) above 0, sum 1.
+        trials: (K,) number of trials of each, above 0.
+
+    >>> round(least_mean(np.array([1.0]), np.array([5.0]), 0.95), 3)
+    0.478
+    >>> [round(least_mean(np.full(2, 0.5), np.array(n), 0.95), 3) for n in ([50.0, 50], [95, 5])]
+    [0.964, 0.739]
+    """
+    p, free = np.ones(len(trials)), np.ones(len(trials), bool)
+    while free.any():
+        ratio, n = np.log(trials[free] / weights[free]), trials[free]
+        found = np.exp(ratio + (np.log((1 - confidence) / 2) - n @ ratio) / n.sum())
+        p[:] = 1.0
+        p[free] = np.minimum(found, 1.0)
+        if (found <= 1).all():
+            break
+        free[np.flatnonzero(free)[found > 1]] = False
+    return float(weights @ p)
+
+
 def _without_each(
     hits: FloatArray, trials: FloatArray, strata: Sequence[IntArray]
 ) -> tuple[FloatArray, list[IntArray]]:
