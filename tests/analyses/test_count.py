@@ -181,14 +181,17 @@ def test_labels_are_compared_by_patient(smears: Path, bundle: Path, tmp_path: Pa
 
 def test_what_cannot_be_counted_is_refused(smears: Path, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/config.toml").touch()
     for arguments, words in (
+        ([smears, "--out", tmp_path / "study"], "holds a study"),
         ([tmp_path / "empty"], "there is no image to count"),
         ([smears, "--blast", "myeloblast"], "myeloblast"),
         ([smears, "--method", "em2"], "em2"),
         ([smears, smears / "A", "--truth"], "expects one data set"),
     ):
-        done = CliRunner().invoke(app, ["count", *map(str, arguments), "-b", str(bundle), "--out",
-                                        str(tmp_path / "o")])  # fmt: skip
+        done = CliRunner().invoke(app, ["count", "-b", str(bundle), "--out", str(tmp_path / "o"),
+                                        *map(str, arguments)])  # fmt: skip
         assert done.exit_code in (1, 2)
         assert words in " ".join(done.output.split())
     assert not (tmp_path / "o").exists()

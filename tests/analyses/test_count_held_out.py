@@ -97,6 +97,14 @@ def test_every_patient_is_counted_once_and_compared_with_the_labels(tmp_path: Pa
     assert "run/quick" in (tmp_path / "out/counts.json").read_text()
 
 
+def test_counts_are_not_mixed_into_a_study(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    done = CliRunner().invoke(app, ["count", "--run", str(run.path), "--out", str(run.path)])
+    assert done.exit_code == 2, done.output
+    assert "holds a study" in done.output
+    assert not (run.path / "counts.json").exists()
+
+
 def test_no_label_of_a_patients_fold_has_a_part_in_its_shares(tmp_path: Path) -> None:
     honest = counted(write_run(tmp_path / "a"), tmp_path / "out-a")
     other = counted(write_run(tmp_path / "b", wrong=0), tmp_path / "out-b")

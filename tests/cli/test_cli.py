@@ -98,6 +98,20 @@ def test_the_shell_completes_commands_and_names(words: str, completed: str) -> N
     assert done.stdout.split() == [completed]
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["evaluate bundle images", "data audit images", "compare a b", "robustness bundle images"],
+)
+def test_no_command_writes_into_the_folder_of_another_study(words: str, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    (tmp_path / "images").mkdir()
+    named = [str(tmp_path / "images") if word == "images" else word for word in words.split()]
+    done = runner.invoke(app, [*named, "--out", str(tmp_path)])
+    assert done.exit_code == 2, done.output
+    assert "holds a study (config.toml)" in " ".join(done.output.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "images"]
+
+
 def test_version() -> None:
     assert runner.invoke(app, ["--version"]).output.startswith("leukoscope 0.")
 

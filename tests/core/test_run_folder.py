@@ -8,7 +8,13 @@ import pytest
 
 from leukoscope.core.errors import UsageError
 from leukoscope.core.files import write_csv
-from leukoscope.core.run_folder import HISTORY, frozen_folder, resumes, training_history
+from leukoscope.core.run_folder import (
+    HISTORY,
+    frozen_folder,
+    refuse_study,
+    resumes,
+    training_history,
+)
 
 
 def write(folder: Path, losses: list[str]) -> None:
@@ -51,3 +57,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photo.png").touch()
     with pytest.raises(UsageError, match="not empty and holds no tuning"):
         resumes(tmp_path / "tune.toml", "tuning", resume=True, hint="add --resume")
+
+
+def test_a_folder_that_holds_a_study_is_not_written_to(tmp_path: Path) -> None:
+    for folder in (tmp_path / "new", tmp_path):
+        refuse_study(folder)
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(UsageError, match="holds a study") as caught:
+        refuse_study(tmp_path)
+    assert caught.value.hint == "name a new folder with --out"

@@ -169,6 +169,19 @@ def resumes(config: Path, what: str, *, resume: bool, hint: str) -> bool:
     return True
 
 
+def refuse_study(out: Path) -> None:
+    """Refuse a folder to write to that holds a study, whose files would be replaced or mixed.
+
+    Raises:
+        UsageError: It holds one, finished or not.
+    """
+    if RunFolder(out).config.is_file():
+        raise UsageError(
+            f"{out} holds a study (config.toml), whose files are not replaced",
+            hint="name a new folder with --out",
+        )
+
+
 def frozen_folder(model: Path) -> Path:
     """Where the first of two trainings, that of the head alone, keeps its files."""
     return model / "frozen"

@@ -29,7 +29,7 @@ from leukoscope.core.labels import (
 from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold, ImageRecord, Manifest
-from leukoscope.core.run_folder import RunFolder
+from leukoscope.core.run_folder import RunFolder, refuse_study
 from leukoscope.datasets.audit.links import join_equal_files
 from leukoscope.datasets.audit.run import audit
 from leukoscope.datasets.layouts.load import load_dataset, stated_roles
@@ -91,7 +91,9 @@ def evaluate_bundle(
         DataError: No image has a class that can be compared; with a bundle that answers for
             patients, an image names no patient, or a patient has images of two classes.
         UnknownNameError: A role is stated of a class that neither has, or there is no such role.
+        UsageError: ``out`` holds a study.
     """
+    refuse_study(out)
     run = RunFolder(out)
     predictor = load_bundle(bundle, bulk=True)
     manifest = load_dataset(data, layout=layout, class_map=class_map, target=target)

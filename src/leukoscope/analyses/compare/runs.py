@@ -51,6 +51,7 @@ from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import check_roles
 from leukoscope.core.program import __version__
 from leukoscope.core.records import PARTS
+from leukoscope.core.run_folder import refuse_study
 from leukoscope.core.views import data_frame, html_table
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.results.entries import sampling
@@ -133,7 +134,7 @@ def compare_runs(
     Raises:
         DataError: A folder is no run, or runs cannot be compared; names them.
         UnknownNameError: No such metric, recipe, class or role.
-        UsageError: ``out`` is one of the runs.
+        UsageError: ``out`` is one of the runs, or holds another study.
     """
     _check_beside(out, runs)
     progress = Progress(listener) if listener else Progress()
@@ -156,6 +157,7 @@ def compare_runs(
 def _check_beside(out: Path, runs: Sequence[Path]) -> None:
     if out.resolve() in {Path(run).expanduser().resolve() for run in runs}:
         raise UsageError(f"{out} is one of the runs", hint="name another folder with --out")
+    refuse_study(out)
 
 
 def _with_roles(

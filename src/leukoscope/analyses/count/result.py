@@ -39,6 +39,7 @@ from leukoscope.config.counts import AppliedCorrections, CountsFile
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import file_part
 from leukoscope.core.records import ImageRecord
+from leukoscope.core.run_folder import refuse_study
 from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.confusions import Confusions
 from leukoscope.evaluation.prevalence import PrevalenceModel
@@ -111,7 +112,11 @@ def make_counts(predictor: Predictor, material: Material, wanted: Wanted) -> Cou
         predictor: A bundle at work.
         material: Images, and their patients.
         wanted: What is asked.
+
+    Raises:
+        UsageError: The bundle answers for patients, or the folder to write to holds a study.
     """
+    refuse_study(wanted.out)
     record = predictor.record
     if record.patient is not None:
         raise UsageError(
@@ -141,9 +146,11 @@ def count_held_out(files: RunFiles, recipe: str, wanted: Wanted) -> Counted:
         files: Of the study.
         recipe: One of its recipes.
         wanted: What is asked.
-    """
-    from leukoscope.analyses.count.result import HeldOut
 
+    Raises:
+        UsageError: The folder to write to holds a study.
+    """
+    refuse_study(wanted.out)
     wanted.show("counting", 0, 1)
     held = HeldOut.of_run(files, recipe, method=wanted.method, seed=wanted.seed)
     wanted.show("counting", 1, 1)

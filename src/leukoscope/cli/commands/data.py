@@ -117,10 +117,12 @@ def audit_data(
 ) -> int:
     """Find duplicates, overlapping fields, scale bars, acquisition clusters, label conflicts."""
     from leukoscope.core.files import write_json
+    from leukoscope.core.run_folder import refuse_study
     from leukoscope.datasets.audit.contact_sheet import contact_sheet
     from leukoscope.study.options import study_config
     from leukoscope.study.run import audited
 
+    refuse_study(out)
     config = study_config(
         data,
         overrides=(f"splits.clusters={clusters}",),

@@ -96,8 +96,10 @@ def robustness(
         measure,
         show_result,
     )
-    from leukoscope.core.run_folder import RunFolder
+    from leukoscope.core.run_folder import RunFolder, refuse_study
 
+    if out is not None and out.resolve() != run.resolve():
+        refuse_study(out)
     request = Request(
         corruptions=choose_corruptions(corruption or ["haematology"]),
         severities=tuple(sorted(set(severity or range(1, 6)))),
