@@ -11,9 +11,12 @@ import cv2
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
-from leukoscope.analyses.probe_run import add_probes, missing_probes
+from leukoscope.analyses.probe_run import add_probes, missing_probes, renew_bundle
+from leukoscope.cli.main import app
 from leukoscope.config import DEFAULT_RECIPE
+from leukoscope.config.guarantees import StudyVerdict
 from leukoscope.config.study import DEFAULT_PROBES, DEGRADED, PERTURBED, SWAPPED, StudyConfig
 from leukoscope.core.errors import (
     ConfigError,
@@ -35,6 +38,7 @@ from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.perturbed import PerturbedModels
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.trained_run import FittedRun
+from leukoscope.reporting.study.card import render_model_card
 from leukoscope.runtime.bundle import read_bundle, save_bundle
 from leukoscope.runtime.predictor import load_bundle
 from leukoscope.study import bundling, final_model
@@ -177,6 +181,32 @@ def test_a_finished_study_gets_more_probes_and_keeps_its_results(
     for key in ("results", "model_on", "decisions", "ood", "external"):
         assert new[key] == old[key]
     assert missing_probes(run.path, ["silhouette-only"]) == []
+
+
+def test_new_probes_reach_the_verdict_and_the_card_of_the_bundle(
+    result: StudyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(shutil.copytree(result.run.path, tmp_path / "run"))
+    monkeypatch.setattr("leukoscope.reporting.study.report.write_report", lambda _: None)
+    before = read_bundle(run.bundle)
+    mild = StudyVerdict(level="plausible", headline="mild", sources={})
+    files = {name: run.bundle / name for name in before.record.files}
+    old = {**files, "MODEL_CARD.md": b"an older card"}
+    save_bundle(run.bundle, before.record.model_copy(update={"verdict": mild}), old)
+    add_probes(run.path, ["silhouette-only"], lambda *_: None)
+    bundle = read_bundle(run.bundle)
+    verdict = json.loads(run.metrics.read_text())["verdict"]
+    assert bundle.record.verdict is not None
+    assert bundle.record.verdict.headline == verdict["headline"]
+    assert (run.bundle / "MODEL_CARD.md").read_text() == render_model_card(run)
+    changed = {n for n, h in bundle.record.files.items() if before.record.files[n] != h}
+    assert changed <= {"MODEL_CARD.md"}
+    assert not renew_bundle(run.path)
+    save_bundle(run.bundle, before.record.model_copy(update={"verdict": mild}), old)
+    words = CliRunner().invoke(app, ["probe", str(run.path), "--probe", "silhouette-only"])
+    assert words.exit_code == 0, words.output
+    assert "has this verdict and card now" in " ".join(words.output.split())
+    assert read_bundle(run.bundle).sha256 == bundle.sha256
 
 
 def test_accuracy_can_be_computed_again_from_the_files(result: StudyResult) -> None:

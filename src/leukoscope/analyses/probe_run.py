@@ -10,7 +10,7 @@ from leukoscope.config.loading import save_study_config
 from leukoscope.config.metrics.file import StudyMetrics, study_metrics
 from leukoscope.config.study import StudyConfig, chosen_probes
 from leukoscope.core.errors import DataError
-from leukoscope.core.run_folder import only_writer
+from leukoscope.core.run_folder import RunFolder, only_writer
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.evidence import gather_evidence
 from leukoscope.pipeline.features.patient_store import open_store
@@ -20,6 +20,9 @@ from leukoscope.pipeline.probes import shortcut_tables
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.results.summary import summarise
 from leukoscope.pipeline.trained_run import FittedRun
+from leukoscope.study.bundling import renew_findings
+
+WRITES = "runs a study in"
 
 
 def missing_probes(run: Path, names: Sequence[str] | None) -> list[str]:
@@ -48,6 +51,7 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> St
     """Fit the missing probes on the study's own folds, and write statistics and report again.
 
     Predictions that are there stay as they are; the models are applied to perturbed test images.
+    The study's bundle, where it has one, gets the new verdict and the new card.
 
     The images must be where they were; None as ``names`` means the default probes.
 
@@ -56,10 +60,28 @@ def add_probes(run: Path, names: Sequence[str] | None, listener: Listener) -> St
 
     Raises:
         UsageError: Another process writes to the run.
+        BundleError: Its bundle is damaged; all else is written then.
     """
     fitted = FittedRun.open(run)
-    with only_writer(run, "runs a study in"):
-        return _add_probes(fitted, names, listener)
+    with only_writer(run, WRITES):
+        metrics = _add_probes(fitted, names, listener)
+        with Progress(listener).step("bundle"):
+            renew_findings(fitted.run)
+    return metrics
+
+
+def renew_bundle(run: Path) -> bool:
+    """Give a study's bundle its verdict and card where the bundle has others; see `add_probes`.
+
+    Returns:
+        Whether the bundle had others.
+
+    Raises:
+        UsageError: Another process writes to the run.
+        BundleError: The bundle is damaged.
+    """
+    with only_writer(run, WRITES):
+        return renew_findings(RunFolder(run))
 
 
 def _add_probes(fitted: FittedRun, names: Sequence[str] | None, listener: Listener) -> StudyMetrics:

@@ -46,7 +46,7 @@ from leukoscope.pipeline.progress import package_versions
 from leukoscope.pipeline.rejection import fit_bundle_gate
 from leukoscope.pipeline.results.out_of_fold import UnseenImages
 from leukoscope.pipeline.results.summary import method_for_bundle
-from leukoscope.runtime.bundle import MODEL, MODEL_INT8, save_bundle
+from leukoscope.runtime.bundle import MODEL, MODEL_INT8, read_bundle, save_bundle
 from leukoscope.runtime.engines import Engine, open_engine
 from leukoscope.runtime.golden import golden_files
 from leukoscope.study.engine_variants import Material, measure_variants, run_graph, worst
@@ -64,6 +64,7 @@ from leukoscope.study.patient_gate import UnseenPatients, unseen_patients
 PARITY_IMAGES = 64
 PACKED_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
 MOST_UNITS = 1000  # whose confusions are packed
+CARD = "MODEL_CARD.md"
 LICENCE = (
     "The weights were fitted to the images of the data set named in the model card and may be used "
     "under the terms of that data set. The authors of Leukoscope claim no rights in them.\n"
@@ -142,7 +143,7 @@ def _texts(card: str, final: FinalModel) -> dict[str, bytes]:
     """What is to be read: the licence, the model's card, hashes of what it was trained on."""
     return {
         "LICENSE": LICENCE.encode(),
-        "MODEL_CARD.md": card.encode(),
+        CARD: card.encode(),
         "trained_on.txt": _hashes(final.data, final.rows),
     }
 
@@ -276,6 +277,31 @@ def keep_bundle(run: RunFolder, recipe: str) -> None:
     if not packed or read_json(record) != {"key": key}:
         export_bundle(run, recipe, run.bundle)
         write_json(record, {"key": key})
+
+
+def renew_findings(run: RunFolder) -> bool:
+    """Give the study's own bundle the verdict and the card that the study has by now.
+
+    The model and all that was fitted stay as they are; a bundle elsewhere is not touched.
+
+    Returns:
+        Whether the bundle had another verdict or card.
+
+    Raises:
+        BundleError: The bundle is damaged, or cannot be replaced.
+    """
+    if not (run.bundle / "bundle.json").is_file():
+        return False
+    bundle, card = read_bundle(run.bundle), _card(run).encode()
+    verdict = _verdict(RunFiles.open(run.path), bundle.record.recipe)
+    same_card = CARD in bundle.record.files and (bundle.folder / CARD).read_bytes() == card
+    if same_card and verdict == bundle.record.verdict:
+        return False
+    files: dict[str, bytes | Path] = {name: bundle.folder / name for name in bundle.record.files}
+    save_bundle(
+        run.bundle, bundle.record.model_copy(update={"verdict": verdict}), files | {CARD: card}
+    )
+    return True
 
 
 def no_bundle_note(config: StudyConfig) -> list[str]:

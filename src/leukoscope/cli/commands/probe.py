@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -179,19 +180,29 @@ def _three(option: str, text: str) -> Triple:
 
 
 def _probe_study(run: Path, probes: list[str] | None, as_json: bool) -> int:
-    from leukoscope.analyses.probe_run import add_probes, missing_probes
+    from leukoscope.analyses.probe_run import add_probes, missing_probes, renew_bundle
     from leukoscope.config.metrics.file import load_metrics
     from leukoscope.core.run_folder import RunFolder
 
     if run.suffix == ".onnx":
         raise UsageError(f"{run}: on which data? leukoscope probe {run} DATA --classes a,b,c")
+    folder = RunFolder(run)
     if missing_probes(run, probes):
         with progress_bars() as show:
             metrics = add_probes(run, probes, show)
+        renewed = (folder.bundle / "bundle.json").is_file()
     else:
         say("every probe is there; nothing was computed", err=True)
-        metrics = load_metrics(RunFolder(run).metrics)
-    _show(metrics, RunFolder(run).report_html, as_json)
+        metrics = load_metrics(folder.metrics)
+        renewed = renew_bundle(run)
+    if renewed:
+        again = shlex.join(["leukoscope", "export", str(run), "--out"])
+        say(
+            f"{folder.bundle} has this verdict and card now; a copy elsewhere is made again by "
+            f"`{again} FOLDER`",
+            err=True,
+        )
+    _show(metrics, folder.report_html, as_json)
     return 0
 
 
