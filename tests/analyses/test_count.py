@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from leukoscope.cli.main import app
 from leukoscope.config.bundle import ConfusionsFile
-from leukoscope.core.files import read_csv
+from leukoscope.core.files import read_csv, sha256_file
 from leukoscope.evaluation.confusions import Confusions
-from leukoscope.runtime.bundle import save_bundle
+from leukoscope.runtime.bundle import read_bundle, save_bundle
 
 RED, GREEN, BLUE = (150, 40, 40), (40, 150, 40), (40, 40, 150)  # benign, pre_b, pro_b
 COLUMNS = ("image_id", "path", "given", "decision", "label", "by", "at", "queue_sha256")
@@ -177,6 +177,21 @@ def test_labels_are_compared_by_patient(smears: Path, bundle: Path, tmp_path: Pa
     points = {point["patient"]: point["truth"] for point in truth["blasts"]["points"]}
     assert points == {"A": 0.25, "<b>": 1.0}
     assert "limits of agreement" in (tmp_path / "o/counts.html").read_text()
+
+
+def test_images_that_the_bundle_was_trained_on_are_no_test(
+    smears: Path, bundle: Path, tmp_path: Path
+) -> None:
+    whole = read_bundle(bundle)
+    files: dict[str, bytes | Path] = {name: bundle / name for name in whole.record.files}
+    known = sorted((smears / "A").glob("[0-3].png"))
+    listed = "".join(f"{sha256_file(path)}\n" for path in known).encode()
+    save_bundle(bundle, whole.record, files | {"trained_on.txt": listed})
+    done = run(smears, "-b", bundle, "--out", tmp_path / "o", code=3)
+    words = "4 of these 13 images were used to train the bundle: this is no test of unseen images"
+    assert f"! {words}" in " ".join(done.output.split())
+    assert words in json.loads((tmp_path / "o/counts.json").read_text())["notes"][0]
+    assert words in (tmp_path / "o/counts.html").read_text()
 
 
 def test_what_cannot_be_counted_is_refused(smears: Path, bundle: Path, tmp_path: Path) -> None:

@@ -154,9 +154,10 @@ def open_bundle(
     found = audit(manifest.with_images(_spread(known, seed)[:images])).manifest
     records = _spread(found.usable, seed)
     unit, groups = units_of_data(records)
+    seen = seen_in_training(predictor, [record.sha256 for record in records])
     return MeasuredModels(
         (BundleModel(predictor),), found, records, groups, unit, "external",
-        predictor.class_names, warnings=tuple(seen_in_training(predictor, records)),
+        predictor.class_names, warnings=tuple(seen),
     )  # fmt: skip
 
 
@@ -170,11 +171,14 @@ def units_of_data(records: Sequence[ImageRecord]) -> tuple[str, dict[str, str]]:
     return "component", {r.image_id: r.group_id or r.image_id for r in records}
 
 
-def seen_in_training(predictor: Predictor, records: Sequence[ImageRecord]) -> list[str]:
-    """A warning where a bundle was trained on some of the images that it is tested on."""
-    seen = sum(record.sha256 in predictor.trained_on_sha256 for record in records)
+def seen_in_training(predictor: Predictor, sha256: Sequence[str]) -> list[str]:
+    """A warning where a bundle was trained on some of the images that it is tested on.
+
+    ``sha256`` holds the hash of each of these images.
+    """
+    seen = sum(digest in predictor.trained_on_sha256 for digest in sha256)
     return [
-        f"{seen} of these {len(records)} images were used to train the bundle: "
+        f"{seen} of these {len(sha256)} images were used to train the bundle: "
         "this is no test of unseen images"
     ] if seen else []  # fmt: skip
 

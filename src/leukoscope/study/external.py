@@ -168,11 +168,12 @@ def _measure(
     by_patient = predictor.patient_head is not None
     unit, groups = units_of_data(kept)
     same = table.class_names == predictor.class_names
+    images = manifest.usable if by_patient else kept
     return summarise_external(
         table,
         [groups[record.image_id] for record in kept],
         unit,
-        [*warnings, *seen_in_training(predictor, manifest.usable if by_patient else kept)],
+        [*warnings, *seen_in_training(predictor, [r.sha256 for r in images])],
         [answers[record.image_id].prediction_set for record in kept] if same else None,
         [answers[record.image_id].decision for record in kept],
         roles,

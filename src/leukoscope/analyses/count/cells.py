@@ -82,6 +82,7 @@ class PatientCells:
         unreadable: Images that could not be read, with the reason.
         empty: Large images in which no leukocyte was found.
         truth: Classes that the data set gives the patient's cells, counted in whatever file.
+        sha256: Of each image that the bundle answered.
     """
 
     patient: str
@@ -89,6 +90,7 @@ class PatientCells:
     unreadable: list[Failure] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     truth: dict[str, int] = field(default_factory=dict)
+    sha256: list[str] = field(default_factory=list)
 
     @property
     def sheet_sha256(self) -> str:
@@ -202,6 +204,8 @@ def count_cells(predictor: Predictor, material: Material, tell: Tell) -> list[Pa
         truth = (material.truth or {}).get(name, "")
         if truth:
             one.truth[truth] = one.truth.get(truth, 0) + 1
+        if not isinstance(answer, Failure):
+            one.sha256.append(answer.sha256)
         if isinstance(answer, Failure):
             one.unreadable.append(answer)
         elif parts:

@@ -44,6 +44,7 @@ from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.confusions import Confusions
 from leukoscope.evaluation.prevalence import PrevalenceModel
 from leukoscope.evaluation.run_files import RunFiles
+from leukoscope.pipeline.measured import seen_in_training
 from leukoscope.pipeline.results.out_of_fold import UnseenImages
 from leukoscope.runtime.prediction import Failure
 from leukoscope.runtime.predictor import Predictor
@@ -131,7 +132,11 @@ def make_counts(predictor: Predictor, material: Material, wanted: Wanted) -> Cou
         model = PrevalenceModel(known, method=wanted.method, seed=wanted.seed)
         models = {one.patient: model for one in patients}
     fields = counts_fields(record, patients)
-    notes = notes_of(record, adjusted=known is not None, fields=fields)
+    seen = seen_in_training(predictor, [digest for one in patients for digest in one.sha256])
+    notes = [
+        *(f"{note}, and counts of other patients will be further from the truth." for note in seen),
+        *notes_of(record, adjusted=known is not None, fields=fields),
+    ]
     labelled = material.truth is not None
     named = Named(
         patients, predictor.model, models, record.confusions, fields, tuple(notes), labelled
