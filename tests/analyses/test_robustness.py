@@ -208,12 +208,26 @@ def test_a_partial_measurement_leaves_the_bundle(measured: tuple) -> None:
     assert read_bundle(folder.bundle).sha256 == before
 
 
+def test_an_installed_bundle_is_known_by_its_name(phantoms: Path, tmp_path: Path) -> None:
+    words = leukoscope("robustness", "phantom", code=2)
+    assert "phantom is a bundle: expected labelled images and --out" in words
+    out = tmp_path / "out"
+    few = ("-c", "jpeg", "-s", "1", "--images", "20")
+    leukoscope("robustness", "phantom", phantoms, "--out", out, *few)
+    assert RobustnessFile.load(out / "robustness.json").n == 20
+
+
 def test_wrong_use_is_answered(run: Path, phantoms: Path, tmp_path: Path) -> None:
     assert "did you mean 'defocus'" in leukoscope(
         "robustness", run, "-c", "defocuss", code=2
     ).lower()  # fmt: skip
     assert "expected labelled images and --out" in leukoscope("robustness", run / "bundle", code=2)
-    assert "is no bundle" in leukoscope("robustness", run, phantoms, code=2)
+    words = " ".join(leukoscope("robustness", run, phantoms, code=2).split())
+    assert "is a run, which is measured on its own test images" in words
+    assert "or name its bundle" in words
+    words = " ".join(leukoscope("robustness", phantoms, phantoms, code=1).split())
+    assert "expected a bundle or the folder of a run" in words
+    assert str(phantoms / "bundle") not in words
     assert "no study or training run" in leukoscope("robustness", tmp_path, code=1)
     with pytest.raises(UnknownNameError):
         choose_corruptions(["s2"])

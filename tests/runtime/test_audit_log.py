@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leukoscope.core.errors import DataError
+from leukoscope.core.errors import BundleError, DataError
 from leukoscope.runtime.audit_log import START, AuditLog, entry_of, read_log, verify_log
 from leukoscope.runtime.audit_replay import replay_log
 from leukoscope.runtime.heatmap import encode_png
@@ -160,7 +160,9 @@ def test_processes_share_a_log_and_one_is_killed(tmp_path: Path) -> None:
     assert found.entries > 200
 
 
-def test_a_log_is_replayed(tiny: SimpleNamespace, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_log_is_replayed(
+    tiny: SimpleNamespace, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = []
     for number, rgb in enumerate([(120, 60, 60), (60, 120, 60), (60, 60, 120)]):
         paths.append(tmp_path / f"{number}.png")
@@ -179,6 +181,11 @@ def test_a_log_is_replayed(tiny: SimpleNamespace, tiny_bundle: Path, tmp_path: P
     }
     assert entries[3]["sha256"]
     assert [row.result for row in replay_log(path)] == ["same"] * 4
+    monkeypatch.setattr("leukoscope.runtime.bundle.installed_bundles", lambda: [tiny_bundle])
+    by_name = replay_log(path, bundle=Path(tiny_bundle.name))
+    assert [row.result for row in by_name] == ["same"] * 4
+    with pytest.raises(BundleError, match="expected a bundle"):
+        next(replay_log(path, bundle=tmp_path / "nowhere"))
 
     paths[1].write_bytes(paths[2].read_bytes())
     paths[2].unlink()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from leukoscope.core.errors import DataError, UsageError
+from leukoscope.runtime.bundle import installed_bundles
 from leukoscope.runtime.prediction import Failure
 from leukoscope.scale.fetching import UrlRule, image_names, local_files
 from leukoscope.scale.journal import Journal, ShardResult, file_of
@@ -254,3 +255,12 @@ def test_a_line_that_says_nothing_is_named(tmp_path: Path) -> None:
     folder.journal.write_text('{"shard": 1}\n')
     with pytest.raises(DataError, match="line 1: expected a committed shard"):
         Journal(folder)
+
+
+def test_a_run_goes_on_with_the_bundle_that_was_named(tmp_path: Path) -> None:
+    phantom = next(folder for folder in installed_bundles() if folder.name == "phantom")
+    folder = planned(tmp_path / "run", urls="none", bundle=str(phantom.resolve()))
+    for named in (Path("phantom"), phantom):
+        assert resume_plan(folder, Request(bundle=named)).bundle == str(phantom.resolve())
+    with pytest.raises(UsageError, match=r"asked for .*nowhere"):
+        resume_plan(folder, Request(bundle=tmp_path / "nowhere"))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leukoscope.config.guarantees import BOUNDS
-from leukoscope.core.errors import BundleError, LeukoscopeError
+from leukoscope.core.errors import LeukoscopeError
 from leukoscope.core.files import sha256_file
 from leukoscope.runtime.audit_log import read_log
-from leukoscope.runtime.bundle import RECORD
+from leukoscope.runtime.bundle import RECORD, bundle_folder
 from leukoscope.runtime.large_images import NO_LEUKOCYTE
 from leukoscope.runtime.prediction import Failure
 from leukoscope.runtime.predictor import Predictor, load_bundle
@@ -56,19 +56,21 @@ def replay_log(
 
     Args:
         path: A log whose chain holds.
-        bundle: The bundle's folder. Default: the recorded folder, else one below ``search``.
+        bundle: The bundle's folder, that of its run, or the name of an installed one. Default: the
+            recorded folder, else one below ``search``.
         search: Folder in which to look for a bundle with the recorded hash.
         listener: Called with the number of entries done.
 
     Raises:
         DataError: The log cannot be read, or its chain is broken.
-        BundleError: ``bundle`` is damaged.
+        BundleError: ``bundle`` is none.
     """
+    named = bundle_folder(bundle) if bundle is not None else None
     opened: dict[_Key, Predictor | str] = {}
     for done, entry in enumerate(read_log(path), start=1):
         if entry["kind"] in ("prediction", "failure"):
             try:
-                predictor = _predictor(entry, opened, bundle, search)
+                predictor = _predictor(entry, opened, named, search)
                 differs = _compare(entry, predictor)
                 yield _entry_result(entry, "differs" if differs else "same", differs)
             except _GoneError as gone:
@@ -123,8 +125,6 @@ def _find_bundle(entry: Mapping[str, Any], bundle: Path | None, search: Path | N
         record = folder / RECORD
         if record.is_file() and sha256_file(record) == wanted:
             return folder
-    if bundle is not None and not (bundle / RECORD).is_file():
-        raise BundleError(f"{bundle}: expected a bundle, found no {RECORD} in it")
     looked = ", ".join(str(folder) for folder in [*candidates[:1], *([search] if search else [])])
     raise _GoneError(f"no bundle with the hash {wanted[:12]}… in {looked}")
 

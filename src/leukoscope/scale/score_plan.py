@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -25,8 +26,9 @@ import numpy as np
 from pydantic import Field, TypeAdapter
 
 from leukoscope.config.base import validate_record
-from leukoscope.core.errors import DataError, UsageError
+from leukoscope.core.errors import BundleError, DataError, UsageError
 from leukoscope.core.files import atomic_path, read_json, write_json
+from leukoscope.runtime.bundle import bundle_folder
 from leukoscope.runtime.input_files import SAMPLES
 from leukoscope.scale.fetching import UrlRule
 
@@ -145,7 +147,8 @@ class Request:
 
     Attributes:
         sources: See :func:`leukoscope.scale.fetching.image_names`.
-        bundle: Its folder. Default: the installed one that the images resemble.
+        bundle: Its folder, that of its run, or the name of an installed one. Default: the installed
+            one that the images resemble.
         root: What relative names are relative to.
         urls: Which URLs a table or list may name. Default: none.
         engine: See :func:`leukoscope.runtime.engine_choice.open_for`. Default: auto.
@@ -171,7 +174,9 @@ class Request:
         """What of it differs from a plan, in words."""
         asked = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.bundle is not None:
-            asked["bundle"] = str(self.bundle.resolve())
+            with suppress(BundleError):  # gone by now: then the path is what differs
+                asked["bundle"] = bundle_folder(self.bundle)
+            asked["bundle"] = str(asked["bundle"].resolve())
         return [
             f"{name.replace('_', ' ')} is {getattr(plan, name)}, asked for {value}"
             for name, value in asked.items()

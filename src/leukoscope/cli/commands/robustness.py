@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WIDTH = 120  # of the tables, wherever they are printed
 
 RunOrBundleArgument = Annotated[
-    Path, typer.Argument(help="Folder of a run, or a bundle (then with DATA).")
+    Path, typer.Argument(help="Folder of a run, or a bundle or its name (then with DATA).")
 ]
 BundleDataArgument = Annotated[
     Path | None, typer.Argument(help="Labelled images for a bundle: a folder or CSV manifest.")
@@ -144,22 +144,17 @@ def _open(
     from leukoscope.pipeline.measured import open_bundle, open_run
     from leukoscope.pipeline.trained_run import FittedRun
 
-    is_bundle = (run / "bundle.json").is_file()
-    if is_bundle and (data is None or out is None):
+    bundle = _bundle(run, needed=data is not None)
+    if bundle is not None and (data is None or out is None):
         raise UsageError(
             f"{run} is a bundle: expected labelled images and --out",
             hint=f"leukoscope robustness {run} DATA --out FOLDER",
         )
-    if is_bundle and (recipes or protocol):
+    if bundle is not None and (recipes or protocol):
         raise UsageError("a bundle has one model and no protocols; leave --recipe, --protocol out")
-    if not is_bundle and data is not None:
-        raise UsageError(
-            f"{run} is no bundle (no bundle.json); a run is measured on its own test images",
-            hint=f"leukoscope robustness {run}, or name a bundle: {run / 'bundle'}",
-        )
-    if data is not None:
+    if bundle is not None and data is not None:
         tell_unused_classes(data, how["layout"], how["class_map"] or {}, how["target"])
-        return open_bundle(run, data, images or MOST_IMAGES, seed, **how)
+        return open_bundle(bundle, data, images or MOST_IMAGES, seed, **how)
     if how["layout"] != "auto" or how["class_map"] or how["target"]:
         raise UsageError(
             "--layout, --class and --target say how the DATA of a bundle is read; a run knows its "
@@ -167,6 +162,32 @@ def _open(
             hint="leave them out",
         )
     return open_run(FittedRun.open(run), recipes, protocol, seed)
+
+
+def _bundle(named: Path, *, needed: bool) -> Path | None:
+    """The bundle that a path or the name of an installed one means; None for a run.
+
+    Raises:
+        UsageError: One is needed, and this is a run.
+        BundleError: One is needed, and this is none.
+    """
+    from leukoscope.core.errors import BundleError, UsageError
+    from leukoscope.runtime.bundle import bundle_folder
+
+    try:
+        found = bundle_folder(named)
+    except BundleError:
+        if needed:
+            raise
+        return None  # a run without a bundle, or nothing: the run's reader says which
+    if found != named / "bundle":
+        return found
+    if needed:
+        raise UsageError(
+            f"{named} is a run, which is measured on its own test images, without DATA",
+            hint=f"leukoscope robustness {named}, or name its bundle: {found}",
+        )
+    return None
 
 
 def _percent(found: Estimate, digits: int = 1) -> str:
