@@ -99,11 +99,14 @@ def test_folders_that_lead_back_are_entered_once(tree: Path) -> None:
 def test_links_to_nothing_are_left_to_the_decoder(tree: Path) -> None:
     (tree / "loop.png").symlink_to("loop.png")
     (tree / "data/dead.png").symlink_to("gone.png")
-    assert names("loop.png", "data")[:4] == [
+    (tree / "data/loop.png").symlink_to("loop.png")
+    assert names("loop.png", "data")[:6] == [
         "loop.png",
         "data/a.jpg",
         "data/b.png",
         "data/dead.png",
+        "data/loop.png",
+        "data/notes.txt",
     ]
 
 

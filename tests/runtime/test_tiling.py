@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import cv2
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 
 from leukoscope.cli.main import app
 from leukoscope.config.bundle import ModelField
+from leukoscope.core.errors import ImageError
 from leukoscope.imaging.decode import Decoded, decode_image, peek_size
 from leukoscope.imaging.segment import is_cut_out
 from leukoscope.phantom.render import render_phantom
@@ -48,6 +51,18 @@ def test_the_size_is_known_from_the_beginning_of_the_file(kind: str, tmp_path: P
     path.write_bytes(path.read_bytes()[:7])
     assert peek_size(path) is None
     assert peek_size(tmp_path / "nowhere") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    found: list[object] = []
+    reads = Thread(target=lambda: found.append(peek_size(tmp_path / "x.png")), daemon=True)
+    reads.start()
+    reads.join(timeout=20)
+    assert found == [None]
+    with pytest.raises(ImageError, match="device or pipe"):
+        decode_image(tmp_path / "x.png")
 
 
 def test_the_scale_comes_from_the_user_the_file_or_the_bar_and_is_never_guessed(

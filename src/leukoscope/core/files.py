@@ -206,6 +206,14 @@ def iterate_csv(path: Path, required: Sequence[str] = ()) -> Iterator[dict[str, 
             yield dict(zip(names, values, strict=False))
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link to itself is a (broken) file."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def sha256_bytes(data: bytes) -> str:
     """Hexadecimal SHA-256 of ``data``."""
     return hashlib.sha256(data).hexdigest()

@@ -300,6 +300,8 @@ def peek_size(source: Path | bytes) -> tuple[int, int] | None:
     Returns:
         None where the file does not say; decoding it tells what is wrong.
     """
+    if isinstance(source, Path) and not source.is_file():
+        return None  # to open a pipe would wait for whoever writes into it
     try:
         with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             name = sniff(file.read(512))

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from leukoscope.core.files import is_folder
 from leukoscope.runtime.prediction import Failure
 
 # What stands beside phantom images and is not meant as input.
@@ -131,17 +132,17 @@ def _walk(top: Path, entered: set[str]) -> Iterator[Path | Failure]:
         entered.add(real)
         try:
             with os.scandir(folder) as entries:
-                names = sorted((entry.name, entry.is_dir()) for entry in entries)
+                names = sorted((entry.name, is_folder(entry)) for entry in entries)
         except OSError as error:
             detail = f"expected a readable folder, but {error.strerror or error}"
             yield Failure(str(folder), "unreadable", detail)
             continue
         skipped = (*_LITTER, *(_BESIDE_TRUTH if (folder / _TRUTH).is_file() else ()))
         inner = []
-        for name, is_folder in names:
+        for name, below in names:
             if name.startswith(".") or name.endswith(_UNFINISHED) or name in skipped:
                 continue
-            if is_folder:
+            if below:
                 inner.append(folder / name)
             else:
                 yield folder / name

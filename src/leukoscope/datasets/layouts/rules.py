@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from leukoscope.core.errors import LayoutError
+from leukoscope.core.files import is_folder
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import class_title, open_name, resolve_class
 from leukoscope.core.records import DESCRIBING_COLUMNS
@@ -137,7 +138,7 @@ class _Walk:
                 below = f"{folder}/{entry.name}" if folder else entry.name
                 if is_hidden(entry.name):
                     self.hide(entry)
-                elif not _is_folder(entry):
+                elif not is_folder(entry):
                     self.files.append(below)
                 elif entry.is_symlink():
                     self.linked.append(below)
@@ -146,19 +147,11 @@ class _Walk:
                     waiting.append(below)
 
     def hide(self, entry: os.DirEntry[str]) -> None:
-        if not _is_folder(entry) or entry.is_symlink():
+        if not is_folder(entry) or entry.is_symlink():
             self.hidden[""] += 1
             return
         inside = sum(len(files) for _, _, files in os.walk(entry.path))
         self.hidden[entry.name] += inside
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one; a link to itself is a (broken) file."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 @dataclass(frozen=True)
