@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukoscope.config.loading import load_recipe
+from leukoscope.config.loading import load_recipe, load_study_config, save_study_config
 from leukoscope.config.study import PATIENT_PROBES, PROBES
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.run_folder import RunFolder
@@ -34,7 +35,7 @@ from leukoscope.reporting.markup import cell, inline, markdown, markdown_code, s
 from leukoscope.reporting.study import data
 from leukoscope.reporting.study.card import render_model_card
 from leukoscope.reporting.study_files import load_study
-from leukoscope.reporting.wording import PROBE_MEANING
+from leukoscope.reporting.wording import PROBE_MEANING, input_title
 
 MakeStudy = Callable[..., RunFolder]
 
@@ -206,6 +207,20 @@ def test_model_card_says_what_matters(run: RunFolder) -> None:
     assert "no patient ids are known for these images" in card
     accuracy = load_study(run).results[0].metrics["accuracy"]
     assert interval(accuracy, "accuracy") in card
+
+
+def test_the_model_card_lists_the_probes_that_have_a_result(run: RunFolder, tmp_path: Path) -> None:
+    other = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    config = load_study_config(other.config)
+    asked = (*config.probes, "file-only", "scale-bar-only")
+    save_study_config(other.config, config.model_copy(update={"probes": asked}))
+    lines = render_model_card(other).splitlines()
+    (probed,) = [line for line in lines if "Input with something taken away" in line]
+    assert "background only" in probed
+    assert input_title("file-only") not in probed
+    assert input_title("scale-bar-only") not in probed
+    (apart,) = [line for line in lines if "does not apply to these images" in line]
+    assert f"{input_title('scale-bar-only')} (no scale bar was found)" in apart
 
 
 def test_a_model_that_predicts_over_views_says_so(

@@ -26,6 +26,7 @@ from leukoscope.reporting.formats import count, interval, number, plural
 from leukoscope.reporting.markup import render
 from leukoscope.reporting.study import data, decision_tables, result_facts, study_facts
 from leukoscope.reporting.study.results import cannot_show
+from leukoscope.reporting.study.shortcuts import audit_of
 from leukoscope.reporting.study.study_facts import Answer
 from leukoscope.reporting.study_files import Study, load_study
 from leukoscope.reporting.wording import REPORT_DISCLAIMER, input_title, level_title
@@ -137,11 +138,13 @@ def _factors(study: Study) -> list[str]:
              *(() if patients else ("who is the patient",)),
              "laboratory", "stain", "microscope", "camera")  # fmt: skip
     unknown = [name for name in usual if name not in examined]
+    probed = dict.fromkeys(input_title(entry.probe) for entry in study.metrics.probes)
+    nothing = [f"{input_title(row.probe)} ({row.reason})" for row in audit_of(study).inapplicable]
     factors = [
         "Class: results by class stand below.",
         f"What is held out together: {', '.join(units)}." if units else "",
-        "Input with something taken away: "
-        f"{'; '.join(input_title(name) for name in study.config.probes) or 'not examined'}.",
+        f"Input with something taken away: {'; '.join(probed) or 'not examined'}.",
+        f"Asked for, but does not apply to these images: {'; '.join(nothing)}." if nothing else "",
         f"Columns of the manifest: {', '.join(examined)}." if examined else "",
         f"Not examined, for the files do not hold it: {', '.join(unknown)}.",
     ]
