@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -44,6 +45,14 @@ def test_new_writes_what_study_reads(images: Path) -> None:
     again = runner.invoke(app, ["new", str(images), "--out", str(out)])
     assert again.exit_code == 2
     assert "is there already" in again.output
+
+
+def test_the_next_command_can_be_copied(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my study (1).toml"
+    done = runner.invoke(app, ["new", str(images), "--out", str(out)])
+    words = ["leukoscope", "study", "--config", str(out), "--plan"]
+    assert shlex.join(words) in done.output.replace("\n", "")
+    assert "--config 'my study (1).toml'" in out.read_text().splitlines()[0]
 
 
 def test_every_line_can_be_used(images: Path) -> None:

@@ -17,6 +17,7 @@ from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import read_json, sha256_file, write_csv, write_json
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import order_classes
+from leukoscope.core.program import typed
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.core.tables import read_rows
@@ -112,7 +113,7 @@ def apply_corrections(run: RunFolder, corrections: Path, out: Path) -> Provenanc
     if sha256_file(run.manifest) != queue.manifest_sha256:
         raise DataError(
             f"{run.manifest} is not the manifest that the queue was made from",
-            hint=f"make the queue again: leukoscope relabel {run.path}",
+            hint=f"make the queue again: {typed('relabel', run.path)}",
         )
     files = RunFiles.open(run.path)
     manifest = files.manifest

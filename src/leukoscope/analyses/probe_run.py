@@ -10,6 +10,7 @@ from leukoscope.config.loading import save_study_config
 from leukoscope.config.metrics.file import StudyMetrics, study_metrics
 from leukoscope.config.study import StudyConfig, chosen_probes
 from leukoscope.core.errors import DataError
+from leukoscope.core.program import typed
 from leukoscope.core.run_folder import RunFolder, only_writer
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.pipeline.evidence import gather_evidence
@@ -38,7 +39,7 @@ def missing_probes(run: Path, names: Sequence[str] | None) -> list[str]:
     if not fitted.run.metrics.is_file():
         raise DataError(
             f"{run}: the study is not finished (metrics.json is missing)",
-            hint=f"leukoscope study --out {run} --resume",
+            hint=typed("study", "--out", run, "--resume"),
         )
     wanted = _config(fitted, names)
     metrics = fitted.metrics

@@ -15,6 +15,7 @@ from leukoscope.config.robustness import RobustnessFile
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
 from leukoscope.core.patients import Patients
+from leukoscope.core.program import typed
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
@@ -154,6 +155,6 @@ class RunFiles:
         if not path.is_file():
             raise DataError(
                 f"{path}: this file is missing; {reason}",
-                hint=f"go on with it: leukoscope study --out {self.run.path} --resume",
+                hint=f"go on with it: {typed('study', '--out', self.run.path, '--resume')}",
             )
         return path

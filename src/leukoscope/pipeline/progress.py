@@ -15,6 +15,7 @@ from typing import Protocol
 
 from leukoscope.config.environment import Environment, GitState
 from leukoscope.core.files import sha256_file
+from leukoscope.core.program import typed
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.runtime.engines import available_cores
 
@@ -98,7 +99,7 @@ def describe_environment(run: RunFolder, seed: int, progress: Progress) -> Envir
     """What ``environment.json`` says of this process and run."""
     return Environment(
         schema=1,
-        command=" ".join(["leukoscope", *sys.argv[1:]]),
+        command=typed(*sys.argv[1:]),
         python=platform.python_version(),
         platform=platform.platform(),
         cpu=cpu_name(),

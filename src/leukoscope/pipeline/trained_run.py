@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from leukoscope.config.bundle import Calibration, Conformal
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import DataError, MissingExtraError, UnknownNameError, UsageError
+from leukoscope.core.program import typed
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, ImageRecord
 from leukoscope.core.run_folder import PREDICTIONS
@@ -113,7 +114,7 @@ class FittedRun(RunFiles):
             what = f"finished: {', '.join(done)}" if done else "nothing of this recipe is finished"
             raise DataError(
                 f"{self.run.path}: no finished fit of {name}{where}; {what}",
-                hint=f"let it finish: leukoscope study --out {self.run.path} --resume",
+                hint=f"let it finish: {typed('study', '--out', self.run.path, '--resume')}",
             )
         return name, protocol or done[0]
 

@@ -49,7 +49,7 @@ from leukoscope.core.errors import UsageError
 from leukoscope.core.files import write_csv
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import check_roles
-from leukoscope.core.program import __version__
+from leukoscope.core.program import __version__, typed
 from leukoscope.core.records import PARTS
 from leukoscope.core.run_folder import refuse_study
 from leukoscope.core.views import data_frame, html_table
@@ -185,12 +185,13 @@ def _head(
     settings: ComparisonSettings,
     roles: Roles,
 ) -> _Head:
-    named = " ".join(_without_folders(str(run)) for run in runs)
-    options = "" if settings.metric == "accuracy" else f" --metric {settings.metric}"
-    options += "" if settings.against == BEST else f" --against '{settings.against}'"
-    options += "".join(f" --role {name}={role}" for name, role in roles.items())
+    named = [_without_folders(str(run)) for run in runs]
+    options = [] if settings.metric == "accuracy" else ["--metric", settings.metric]
+    options += [] if settings.against == BEST else ["--against", settings.against]
+    for name, role in roles.items():
+        options += ["--role", f"{name}={role}"]
     return _Head(
-        command=f"leukoscope compare {named} --out {_without_folders(str(out))}{options}",
+        command=typed("compare", *named, "--out", _without_folders(str(out)), *options),
         settings=settings,
         runs=tuple(_run_facts(source) for source in sources),
         notes=tuple(note for source in sources for note in source.notes),
@@ -242,7 +243,11 @@ def _without_folders(command: str) -> str:
 
     >>> _without_folders("leukoscope study data/aria --out=/home/me/runs/a")
     'leukoscope study data/aria --out=a'
+    >>> _without_folders("leukoscope study 'my data/x' --out '/home/my own/a b'")
+    "leukoscope study 'my data/x' --out 'a b'"
     """
+    quoted = r"'([^'=]*=)?(?:~|[A-Za-z]:)?[/\\][^']*[/\\]([^/\\']+)'"
+    command = re.sub(quoted, r"'\1\2'", command)
     named = re.sub(r"(?<![^\s='\"])(?:~|[A-Za-z]:)?[/\\]\S*[/\\]([^/\\\s]+)", r"\1", command)
     return re.sub(r"^__main__\.py", "leukoscope", named)
 

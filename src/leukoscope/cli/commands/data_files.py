@@ -22,6 +22,7 @@ from leukoscope.cli.console import (
 from leukoscope.cli.data_notes import tell_unused_classes
 from leukoscope.cli.options import class_map
 from leukoscope.config import DEFAULT_RECIPE
+from leukoscope.core.program import typed
 
 if TYPE_CHECKING:
     from leukoscope.core.records import Manifest
@@ -98,7 +99,7 @@ def fetch_set(
         print_json({**asdict(done), "folder": str(done.folder)})
     else:
         say(f"{done.state}: {done.images:,} images in {done.folder}; {done.checked}")
-        say(f"next     leukoscope data audit {done.folder} --out audit")
+        say(f"next     {typed('data', 'audit', done.folder, '--out', 'audit')}")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +24,7 @@ from leukoscope.cli.console import (
 )
 from leukoscope.cli.data_notes import tell_unused_classes
 from leukoscope.core.errors import UsageError
+from leukoscope.core.program import typed
 
 if TYPE_CHECKING:
     from leukoscope.analyses.foreign_inputs import ForeignModel
@@ -185,7 +185,8 @@ def _probe_study(run: Path, probes: list[str] | None, as_json: bool) -> int:
     from leukoscope.core.run_folder import RunFolder
 
     if run.suffix == ".onnx":
-        raise UsageError(f"{run}: on which data? leukoscope probe {run} DATA --classes a,b,c")
+        again = typed("probe", run, "DATA", "--classes", "a,b,c")
+        raise UsageError(f"{run}: on which data? {again}")
     folder = RunFolder(run)
     if missing_probes(run, probes):
         with progress_bars() as show:
@@ -196,10 +197,10 @@ def _probe_study(run: Path, probes: list[str] | None, as_json: bool) -> int:
         metrics = load_metrics(folder.metrics)
         renewed = renew_bundle(run)
     if renewed:
-        again = shlex.join(["leukoscope", "export", str(run), "--out"])
+        again = typed("export", run, "--out", "FOLDER")
         say(
             f"{folder.bundle} has this verdict and card now; a copy elsewhere is made again by "
-            f"`{again} FOLDER`",
+            f"`{again}`",
             err=True,
         )
     _show(metrics, folder.report_html, as_json)

@@ -19,6 +19,7 @@ from leukoscope.cli.console import (
     say,
 )
 from leukoscope.cli.options import JsonOption, RunRecipeOption
+from leukoscope.core.program import typed
 
 if TYPE_CHECKING:
     from leukoscope.analyses.corrections import Provenance
@@ -111,4 +112,4 @@ def _print_changes(provenance: Provenance, out: Path) -> None:
         say(f"{provenance['excluded_left_out']} images that were excluded are left out")
     say(f"! {provenance['caution']}")
     say(f"\nmanifest    {out}\nprovenance  {out.with_name(f'{out.stem}.provenance.json')}")
-    say(f"next        leukoscope study {out}")
+    say(f"next        {typed('study', out)}")

@@ -18,6 +18,7 @@ from leukoscope.cli.console import (
     say,
 )
 from leukoscope.cli.data_notes import tell_unused_classes
+from leukoscope.core.program import typed
 
 if TYPE_CHECKING:
     from leukoscope.config.metrics.results import Estimate
@@ -148,7 +149,7 @@ def _open(
     if bundle is not None and (data is None or out is None):
         raise UsageError(
             f"{run} is a bundle: expected labelled images and --out",
-            hint=f"leukoscope robustness {run} DATA --out FOLDER",
+            hint=typed("robustness", run, "DATA", "--out", "FOLDER"),
         )
     if bundle is not None and (recipes or protocol):
         raise UsageError("a bundle has one model and no protocols; leave --recipe, --protocol out")
@@ -185,7 +186,7 @@ def _bundle(named: Path, *, needed: bool) -> Path | None:
     if needed:
         raise UsageError(
             f"{named} is a run, which is measured on its own test images, without DATA",
-            hint=f"leukoscope robustness {named}, or name its bundle: {found}",
+            hint=f"{typed('robustness', named)}, or name its bundle: {found}",
         )
     return None
 

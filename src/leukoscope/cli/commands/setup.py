@@ -18,6 +18,7 @@ from leukoscope.cli.console import (
     say,
 )
 from leukoscope.cli.options import JsonOption
+from leukoscope.core.program import typed
 
 
 def register(app: typer.Typer) -> None:
@@ -67,5 +68,5 @@ def demo(
     say(f"\nreport       {result.report}")
     say(f"bundle       {result.bundle}")
     say(f"predictions  {result.predictions}")
-    say(f"\ntry          leukoscope predict {result.example} --bundle {result.bundle}")
+    say(f"\ntry          {typed('predict', result.example, '--bundle', result.bundle)}")
     say(DISCLAIMER)

@@ -31,6 +31,7 @@ from leukoscope.cli.console import (
 from leukoscope.cli.data_notes import tell_of_study
 from leukoscope.config import DEFAULT_RECIPE, PATIENT_RECIPES
 from leukoscope.core.errors import UsageError
+from leukoscope.core.program import typed
 
 if TYPE_CHECKING:
     from leukoscope.config.study import StudyConfig
@@ -271,7 +272,7 @@ def train(
         _print_scores(result)
         say(f"\ncheckpoints  {out / 'models'}")
         if config.bundle:
-            say(f"next         leukoscope export {out} --out bundle")
+            say(f"next         {typed('export', out, '--out', 'bundle')}")
     return name_unreadable(result.unreadable)
 
 
@@ -381,5 +382,5 @@ def _print_result(result: StudyResult) -> None:
     say(f"\nreport  {result.run.report_html}")
     if result.run.bundle.is_dir():
         say(f"bundle  {result.run.bundle}")
-        say(f"next    leukoscope predict IMAGES --bundle {result.run.bundle}")
+        say(f"next    {typed('predict', 'IMAGES', '--bundle', result.run.bundle)}")
     say(DISCLAIMER)

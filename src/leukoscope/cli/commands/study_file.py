@@ -21,6 +21,7 @@ from leukoscope.cli import options as opt
 from leukoscope.cli.console import command, given_options, say
 from leukoscope.cli.parameters import CommandParameter, parameters_of
 from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
+from leukoscope.core.program import typed
 
 if TYPE_CHECKING:
     from leukoscope.config.study import StudyConfig
@@ -103,7 +104,7 @@ def new(
     assert isinstance(study, TyperCommand)
     write_text(out, study_text(study, given, f"Layout {found.layout}. Classes: {shown}.", out))
     say(f"study file  {out}")
-    say(f"next        leukoscope study --config {out} --plan")
+    say(f"next        {typed('study', '--config', out, '--plan')}")
 
 
 def study_text(study: TyperCommand, given: Mapping[str, object], found: str, name: Path) -> str:
@@ -116,7 +117,7 @@ def study_text(study: TyperCommand, given: Mapping[str, object], found: str, nam
         name: The file's name, for the command in its first line.
     """
     lines = [
-        f"# A study of Leukoscope. Run it: leukoscope study --config {name.name}",
+        f"# A study of Leukoscope. Run it: {typed('study', '--config', name.name)}",
         "# A key is the option of `leukoscope study` with the same name; one on the command line",
         "# wins. Paths are relative to this file. A line that begins with #key shows a default or",
         "# an example: take the # away to set it.",

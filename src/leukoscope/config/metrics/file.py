@@ -27,6 +27,7 @@ from leukoscope.config.metrics.results import (
 )
 from leukoscope.config.stored import StoredFile, check_record
 from leukoscope.core.files import read_json
+from leukoscope.core.program import typed
 
 
 class MetricsFile(StoredFile):
@@ -142,7 +143,7 @@ def load_metrics(path: Path) -> StudyMetrics:
         DataError: It is missing, damaged, or of another version of the schema; the message names
             the file, the key, what was expected and what was found.
     """
-    hint = f"measure again: leukoscope study --out {path.parent} --resume"
+    hint = f"measure again: {typed('study', '--out', path.parent, '--resume')}"
     return check_record(StudyMetrics, read_json(path), str(path), hint)
 
 

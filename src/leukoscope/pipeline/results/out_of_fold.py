@@ -13,6 +13,7 @@ from leukoscope.config.guarantees import parse_operating_point
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.files import read_csv
+from leukoscope.core.program import typed
 from leukoscope.core.protocols import promised_protocol, promised_unit
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, RunFolder
@@ -148,7 +149,7 @@ def _tested(files: RunFiles, recipe: str, fold: Fold) -> PredictionTable:
         raise DataError(
             f"{path} is missing: the test images of all folds of `{fold.protocol}` calibrate the "
             "model that was fitted on all images",
-            hint=f"let the study finish: leukoscope study --out {files.run.path} --resume",
+            hint=f"let the study finish: {typed('study', '--out', files.run.path, '--resume')}",
         )
     table = files.fit_predictions(recipe, fold.protocol, fold.fold)
     return table.select(part="test", input="image")

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from leukoscope.config.arms import AblationResult, ArmDifference, ArmsFile, TransferResult
 from leukoscope.config.metrics.results import Estimate
+from leukoscope.core.program import typed
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import (
@@ -343,7 +344,7 @@ def _curves(result: ArmsFile, studies: Mapping[str, Study], gallery: Gallery) ->
 
 def _reproduce(folder: RunFolder, result: ArmsFile) -> Section:
     names = [arm.name for arm in result.arms]
-    commands = "\n".join(f"leukoscope explain {folder.path.name}/{name}" for name in names)
+    commands = "\n".join(typed("explain", f"{folder.path.name}/{name}") for name in names)
     return Section(
         "next",
         "The arms as studies",
