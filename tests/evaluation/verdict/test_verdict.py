@@ -324,6 +324,14 @@ def test_an_advantage_that_a_mild_blur_takes_away_bars_plausible() -> None:
     assert judge(study(survival=[]))["level"] == "inconclusive"
 
 
+def test_what_is_kept_is_said_of_what_was_tested() -> None:
+    def kept(*results: dict[str, Any]) -> str:
+        return next(t for t in judge(study(*results))["findings"] if "keeps of its" in t)
+
+    assert "(200 images)" in kept()
+    assert "(200 patients)" in kept(result("grouped") | {"row": "patient"})
+
+
 def test_label_conflicts_bar_plausible() -> None:
     found = judge(study(data_errors=["The same picture carries two classes (ALL and healthy)."]))
     assert found["level"] == "inconclusive"

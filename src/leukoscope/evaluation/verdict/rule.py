@@ -394,7 +394,7 @@ def _findings(
         found = [describe_score(score) for score in scores.values()]
     found += [describe_source(source) for source in sources]
     rows = survival_rows(metrics, judged, recipe)
-    found += describe_survival(rows)
+    found += describe_survival(rows, judged[0].row if judged else "image")
     seen = swapped_grounds(metrics, recipe)
     found += [seen[score.protocol].sentence() for score in judged[:1] if score.protocol in seen]
     found += describe_control(metrics.control)

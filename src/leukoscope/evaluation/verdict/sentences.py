@@ -162,15 +162,18 @@ def share_text(share: Estimate | None, verb: str = "gives ") -> str:
     return f"{value} ({limits})".replace("-", "−")
 
 
-def describe_survival(rows: Sequence[Survival]) -> list[str]:
-    """At most one finding: what mild degradation of the test images leaves of the advantage."""
+def describe_survival(rows: Sequence[Survival], row: str = "image") -> list[str]:
+    """At most one finding: what mild degradation of the test images leaves of the advantage.
+
+    ``row`` is what is tested: the image, or the patient.
+    """
     known = [row for row in rows if row.share.value is not None]
     if not known:
         return []
     said = "; ".join(
         f"{DEGRADED_WORDS.get(row.input, row.input)} {share_text(row.share, '')}" for row in known
     )
-    return [f"What the model keeps of its advantage ({_count(known[0].n)} images): {said}."]
+    return [f"What the model keeps of its advantage ({_count(known[0].n)} {row}s): {said}."]
 
 
 def describe_control(control: Control | None) -> list[str]:
