@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from leukoscope.core.errors import DataError, UnknownNameError
+from leukoscope.evaluation.statistics.intervals import bootstrap_metrics
 from leukoscope.evaluation.statistics.metrics import (
     METRICS,
     compute_metrics,
@@ -140,6 +141,18 @@ def test_an_absent_class_is_undefined_never_zero() -> None:
     assert found["accuracy"] == 0.75
     assert found["specificity_pre_b"] == 1.0
     assert found["weighted_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+
+
+def test_areas_of_a_class_without_other_images_are_undefined() -> None:
+    prob = np.array([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
+    for label in (0, 1):
+        y = np.full(3, label)
+        found = compute_metrics(y, prob, ("healthy", "all"))
+        areas = {name: value for name, value in found.items() if name.startswith(("roc_", "pr_"))}
+        assert {"pr_auc", "pr_auc_all", "pr_auc_healthy", "roc_auc_all"} <= areas.keys()
+        assert np.isnan([*areas.values()]).all(), areas
+        intervals = bootstrap_metrics(y, prob, ("healthy", "all"), groups=["a", "b", "c"])
+        assert intervals["pr_auc_all"].to_json()["value"] is None
 
 
 def test_a_class_present_but_never_found_has_f1_zero_and_no_precision() -> None:

@@ -140,8 +140,8 @@ def weighted_ranking(
         weights: (B, n) float64 ≥ 0, multiplicity of each image in each weighting.
 
     Returns:
-        Two arrays (B,) in [0, 1]; NaN where a weighting has no positive (both) or no negative
-        image (area under ROC).
+        Two arrays (B,) in [0, 1]; NaN where a weighting has no positive or no negative image: with
+        positives alone every order has a precision of 1.
 
     >>> y, s = np.array([False, False, True, True]), np.array([0.1, 0.4, 0.35, 0.8])
     >>> area, precision = weighted_ranking(y, s, np.ones((1, 4)))
@@ -177,7 +177,9 @@ def _areas(seen: FloatArray, found: FloatArray) -> tuple[FloatArray, FloatArray]
     share = np.divide(found, seen, out=np.zeros_like(found), where=seen > 0)
     return (
         divide_or_nan(pairs, positives * negatives),
-        divide_or_nan(np.einsum("bt,bt->b", gain, share), positives),
+        divide_or_nan(
+            np.where(negatives > 0, np.einsum("bt,bt->b", gain, share), np.nan), positives
+        ),
     )
 
 
