@@ -54,6 +54,8 @@ def test_patients_are_counted_listed_and_drawn(study: SimpleNamespace) -> None:
     assert "Left out: 1 patient" in said.text
     assert "names 4 ids; 1 patient here stands for" in said.text
     assert results.rows == (("quick", "66.7 % (9.0–99.0)†", "3"),)
+    assert "allow for the training images that they share" in results.note
+    assert "exact" not in results.note
     assert (study.run.path / chart.file).is_file()
     assert "1 of 3 patients are predicted wrongly" in chart.alt
     assert listed.rows[1][:4] == ("ALL", "3+4", "Healthy ✖", "60.0 % (45.0–70.0)")

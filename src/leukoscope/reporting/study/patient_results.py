@@ -102,8 +102,9 @@ def _results(study: Study, entries: Sequence[PatientResult]) -> Table:
     return table_of(
         f"Results by patient ({study.level} intervals)", entries,
         RECIPE, *scores(names), value("n patients", "n"),
-        note="Intervals count patients: exact (Clopper–Pearson) for proportions, the jackknife "
-        "over patients with Student’s t for the others.",
+        note="Intervals count patients: those of Clopper and Pearson for proportions, the "
+        "jackknife over patients with Student’s t for the others. Where several folds are pooled, "
+        "both allow for the training images that they share, as if there were fewer patients.",
     )  # fmt: skip
 
 
