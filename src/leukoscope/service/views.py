@@ -116,7 +116,7 @@ def texts() -> dict[str, dict[str, Any]]:
 
 
 def percent(share: float) -> str:
-    """A probability; never 0 or 100 % where it is not.
+    """A share; never 0 or 100 % where it is not.
 
     >>> percent(0.1234), percent(0.99999), percent(0.0001), percent(0.0)
     ('12.3 %', '> 99.9 %', '< 0.1 %', '0.0 %')
@@ -124,6 +124,16 @@ def percent(share: float) -> str:
     if 0 < share < 0.0005:
         return "< 0.1 %"
     return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
+
+
+def probability(p: float) -> str:
+    """A model's probability: no model is certain, so one that was rounded to 0 or 1 is neither.
+
+    >>> probability(0.1234), probability(0.99999), probability(1.0), probability(0.0)
+    ('12.3 %', '> 99.9 %', '> 99.9 %', '< 0.1 %')
+    """
+    least = 1e-6
+    return percent(min(max(p, least), 1 - least))
 
 
 def card(
@@ -143,7 +153,7 @@ def card(
         "predicted": class_title(answer.predicted),
         "p": answer.probabilities[answer.predicted],
         "p_malignant": answer.p_malignant,
-        "probability": percent(answer.probabilities[answer.predicted]),
+        "probability": probability(answer.probabilities[answer.predicted]),
         "bars": [
             _bar(name, p, name in answer.prediction_set) for name, p in answer.probabilities.items()
         ],
@@ -151,7 +161,7 @@ def card(
         "coverage": f"{record.conformal.coverage:.0%}",
         "promise": promise(record),
         "parts": _parts(answer),
-        "malignant": None if answer.p_malignant is None else percent(answer.p_malignant),
+        "malignant": None if answer.p_malignant is None else probability(answer.p_malignant),
         "subtypes": _subtypes(answer, record.roles),
         "quality": _quality(answer.quality, record),
         "ood": None
@@ -213,7 +223,7 @@ def promise(record: BundleRecord) -> str:
 def _bar(name: str, p: float, inside: bool) -> dict[str, object]:
     return {
         "title": class_title(name),
-        "text": percent(p),
+        "text": probability(p),
         "width": f"{100 * p:.2f}%",
         "inside": inside,
     }
@@ -329,7 +339,7 @@ def patient(row: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any
         if row["agreement"] is None or row["n_images"] == 1
         else t["agreement"].format(share=percent(row["agreement"])),
         "bars": [_bar(name, row[f"p_{name}"], name in chosen) for name in class_names],
-        "malignant": None if row["p_malignant"] is None else percent(row["p_malignant"]),
+        "malignant": None if row["p_malignant"] is None else probability(row["p_malignant"]),
     }
 
 
