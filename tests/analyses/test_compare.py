@@ -121,6 +121,7 @@ def test_what_was_not_run_as_published_is_marked(compared: Path) -> None:
     assert entry["training"]["random"]["best_epoch"] == [1]
     assert entry["reported"] == "accuracy 89.42 %"
     text = (compared / "comparison.md").read_text()
+    assert "each is first, so that the shares may add up to more than 100 %" in text
     assert "cnn-baseline §" in text
     assert "1 of 20, best 1" in text
 

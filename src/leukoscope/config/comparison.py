@@ -53,7 +53,7 @@ class Place(Record):
     Attributes:
         rank: 1 is the best; equals share the mean of their ranks.
         low, high: Limits.
-        first: Share of the replicates in which it is the best.
+        first: Share of the replicates in which it is the best, or one of several equally good.
         reliable: Whether there are enough groups.
     """
 

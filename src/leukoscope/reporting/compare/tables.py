@@ -180,7 +180,8 @@ def places(comparison: ComparisonResult) -> Table:
         value("First in", lambda e: number(e.result.place.first, "share")),
         note=f"The recipes were ranked again in each of {count(comparison.file.replicates)} "
         "bootstrap replicates, on the same resampled groups for all; equals share the mean of "
-        "their places. “First in”: share of the replicates.",
+        "their places. “First in”: share of the replicates; where several are equally good, "
+        "each is first, so that the shares may add up to more than 100 %.",
         grouped=True,
     )  # fmt: skip
 
