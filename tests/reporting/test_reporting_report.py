@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +20,8 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting import result_tables
 from leukoscope.reporting.figures.data import class_balance
 from leukoscope.reporting.figures.style import figure_png, house_style
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.study.examples import _feature_map
 from leukoscope.reporting.study.report import write_report
 from leukoscope.reporting.study_files import load_study
 from leukoscope.reporting.wording import REPORT_DISCLAIMER
@@ -214,6 +217,18 @@ def test_a_damaged_map_of_features_is_named(make_study: MakeStudy, tmp_path: Pat
     write_json(run.explanations / "features.json", {"recipe": "quick"})
     with pytest.raises(DataError, match=r"features\.json: schema: expected this key"):
         write_report(run)
+
+
+def test_a_map_of_features_without_numbers_has_no_empty_table(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    other = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    kinds = [block.kind for block in _feature_map(load_study(other), Gallery(other))]
+    assert kinds == ["heading", "picture", "paragraph", "folded"]
+    found = read_json(other.explanations / "features.json")
+    write_json(other.explanations / "features.json", found | {"structures": []})
+    kinds = [block.kind for block in _feature_map(load_study(other), Gallery(other))]
+    assert kinds == ["heading", "picture", "paragraph"]
 
 
 def test_missing_values_are_dashes_never_zero(run: RunFolder) -> None:

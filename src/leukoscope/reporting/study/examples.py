@@ -334,11 +334,12 @@ def _feature_map(study: Study, gallery: Gallery) -> list[Block]:
             f"{folder}: features.csv is damaged or of another version ({error})",
             hint=FeatureMap.hint,
         ) from None
+    numbers = [Folded("Numbers behind this", (_structures(found),))] if found.structures else []
     return [
         Heading("What the features are arranged by"),
         figure,
         Paragraph(found.verdict),
-        Folded("Numbers behind this", (_structures(found),)),
+        *numbers,
     ]
 
 
