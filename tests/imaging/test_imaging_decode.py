@@ -250,6 +250,14 @@ def test_cmyk() -> None:
 
 def test_thirty_two_bits_are_unsupported() -> None:
     assert reason(encode(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF")) == "unsupported"
+    for shape, kind, words in (
+        ((9, 9, 3), np.float32, "3 channels of 32 bits each, floating point"),
+        ((9, 9), np.float64, "1 channel of 64 bits, floating point"),
+    ):
+        data = cv2.imencode(".tiff", np.ones(shape, kind))[1].tobytes()
+        assert reason(data) == "unsupported"
+        with pytest.raises(ImageError, match=f"of 8 or 16 bits per channel, found {words}"):
+            decode_image(data)
 
 
 def test_names(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ IMAGE_SUFFIXES: tuple[str, ...] = tuple(_SUFFIXES)
 _READERS_WARNINGS = re.compile(r"(PIL|pydicom)\.")
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
 _BAND_ROWS = 64
+_SAVE_AS_8_BITS = "save it with 8 bits per channel"
+_BITS, _CHANNELS, _KIND = 258, 277, 339  # BitsPerSample, SamplesPerPixel, SampleFormat
+_KINDS = {2: "signed integers", 3: "floating point"}
 
 
 @dataclass(frozen=True)
@@ -233,6 +236,9 @@ def _decode_pillow(
             image, more = _to_rgb(picture, header)
             return image, notes + more, scale, pages
     except (SyntaxError, UnidentifiedImageError) as error:
+        if header.format == "TIFF" and (found := _tiff_samples(data)):
+            detail = f"expected grey or RGB of 8 or 16 bits per channel, found {found}"
+            raise BrokenImage("unsupported", detail, _SAVE_AS_8_BITS) from None
         raise BrokenImage("corrupt", f"expected a valid {header.format}, but {error}") from None
     except MemoryError:
         raise _too_large("more than the memory holds", f"{max_pixels:,} pixels") from None
@@ -329,7 +335,7 @@ def _to_rgb(picture: Image.Image, header: Header) -> tuple[NDArray[np.uint8], li
         return np.repeat(high[:, :, None], 3, axis=2), [f"{bits}-bit scaled to 8"]
     if picture.mode in ("I", "F"):
         detail = "expected 8 or 16 bits per channel, found 32"
-        raise BrokenImage("unsupported", detail, "save it with 8 bits per channel")
+        raise BrokenImage("unsupported", detail, _SAVE_AS_8_BITS)
     if header.bits == 16 or _tiff_tag(picture, 258, 8) == 16:
         notes.append("16-bit scaled to 8")  # Pillow keeps the high byte
     if picture.mode == "CMYK":
@@ -339,6 +345,26 @@ def _to_rgb(picture: Image.Image, header: Header) -> tuple[NDArray[np.uint8], li
         image, composited = _on_white(rgba)
         return image, notes + (["alpha composited on white"] if composited else [])
     return np.asarray(picture.convert("RGB"), np.uint8), notes
+
+
+def _tiff_samples(data: bytes) -> str:
+    """What the samples of a TIFF are that Pillow has no mode for; empty where it cannot be told."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    try:
+        tags = ImageFileDirectory_v2(data[:16] if 43 in data[2:4] else data[:8])
+        file = BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        bits, kind = (tags.get(number, (1,)) for number in (_BITS, _KIND))
+        channels = int(tags.get(_CHANNELS, 1))
+    except Exception:  # a damaged file may raise anything
+        return ""
+    first = int(bits[0] if isinstance(bits, tuple) else bits)
+    of = int(kind[0] if isinstance(kind, tuple) else kind)
+    each = f"{first} bits each" if channels > 1 else f"{first} bits"
+    named = f", {_KINDS[of]}" if of in _KINDS else ""
+    return f"{channels} channel{'s' if channels > 1 else ''} of {each}{named}"
 
 
 def _tiff_tag(picture: Image.Image, number: int, default: int) -> int:
