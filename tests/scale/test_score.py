@@ -88,6 +88,8 @@ def test_from_a_folder_to_a_proof(
     )  # fmt: skip
     code, said, _ = _run("--out", out, "--resume", "--json")
     assert (code, json.loads(said)["scored_now"]) == (3, 0)
+    code, said, _ = _run("--out", out, "--resume")
+    assert "the images are those that the first run listed" in said
     assert _run(images, "--out", out)[0] == 2, "the folder holds a run"
     code, _, error = _run("--out", out, "--resume", "--shard-size", "5")
     assert code == 2

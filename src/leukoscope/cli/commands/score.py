@@ -134,17 +134,18 @@ def score(
         whole=whole or None,
         shard_images=shard_images,
     )
-    if resume and folder.plan.is_file():
+    goes_on = resume and folder.plan.is_file()
+    if goes_on:
         plan = resume_plan(folder, request)
     else:
         count, _ = pool.resolved()
         plan = plan_scoring(
             folder, request, workers=count, note=lambda text: say(f"! {text}", err=True)
         )
-    return _run(folder, plan, pool, as_json)
+    return _run(folder, plan, pool, as_json, goes_on=goes_on)
 
 
-def _run(folder: ScoreFolder, plan: Plan, pool: Workers, as_json: bool) -> int:
+def _run(folder: ScoreFolder, plan: Plan, pool: Workers, as_json: bool, *, goes_on: bool) -> int:
     """Say what the plan is, score its images, print the result; returns the exit code."""
     from leukoscope.scale.score import run_scoring
 
@@ -154,11 +155,11 @@ def _run(folder: ScoreFolder, plan: Plan, pool: Workers, as_json: bool) -> int:
     started = time.perf_counter()
     with progress_bars("images") as show:
         result = run_scoring(folder, plan, pool, partial(show, "scoring"))
-    _print_result(result, time.perf_counter() - started, as_json)
+    _print_result(result, time.perf_counter() - started, as_json, goes_on)
     return EXIT_SOME_UNREADABLE if result.unreadable else 0
 
 
-def _print_result(result: ScoreResult, seconds: float, as_json: bool) -> None:
+def _print_result(result: ScoreResult, seconds: float, as_json: bool, goes_on: bool) -> None:
     folder = result.folder
     if as_json:
         print_json(
@@ -182,6 +183,8 @@ def _print_result(result: ScoreResult, seconds: float, as_json: bool) -> None:
         say(f"  {what:<12}{listed or 'none'}")
     if result.unreadable:
         say(f"  {'unreadable':<12}{result.unreadable:,}, see {folder.quarantine}")
+    if goes_on:
+        say("  the images are those that the first run listed; score later ones into a new --out")
     say(DISCLAIMER, err=True)
 
 
