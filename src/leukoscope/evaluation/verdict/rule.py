@@ -217,7 +217,8 @@ def _missing(
     if not judged:
         found.append(_none_held_out(metrics))
     else:
-        found += _too_few(judged[0]) or _too_small(judged[0])
+        were = "tested" if metrics.foreign else "held out"
+        found += _too_few(judged[0], were) or _too_small(judged[0])
     open_ = [source for source in sources if source.status == "open"]
     if judged and open_:
         said = join([SOURCE_WORDS[s.source] for s in open_])
@@ -266,13 +267,13 @@ def _none_held_out(metrics: Measurements) -> Missing:
     )
 
 
-def _too_few(score: Score) -> list[Missing]:
+def _too_few(score: Score, were: str) -> list[Missing]:
     if score.enough:
         return []
     unit = score.unit
     return [
         (
-            f"{score.n_groups} {unit}s were held out, and the rule asks for {MIN_GROUPS} with "
+            f"{score.n_groups} {unit}s were {were}, and the rule asks for {MIN_GROUPS} with "
             f"{MIN_CLASS_GROUPS} of each class",
             f"{unit}s: at least {MIN_GROUPS}, and {MIN_CLASS_GROUPS} of each class",
         )
@@ -389,7 +390,8 @@ def _findings(
 ) -> list[str]:
     judged = [scores[name] for name in judged_protocols(scores)]
     if metrics.foreign:
-        found = [describe_fixed(score, metrics.split) for score in scores.values()]
+        said = (describe_fixed(score, metrics.split) for score in scores.values())
+        found = list(dict.fromkeys(said))
     else:
         found = [describe_score(score) for score in scores.values()]
     found += [describe_source(source) for source in sources]

@@ -120,7 +120,7 @@ def _accuracy(study: Study) -> Ranges:
     title = "The model's accuracy" if study.metrics.foreign else "What the accuracy is made of"
     return Ranges(
         f"{title} ({study.level} intervals)",
-        tuple(spans),
+        tuple(dict.fromkeys(spans)),
         chance,
         f"always naming the largest class, {number(chance, 'accuracy')}",
     )
