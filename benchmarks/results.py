@@ -80,7 +80,9 @@ def print_short(folders: dict[str, Path]) -> None:
 
 
 def interval(found: dict[str, Any], percent: bool = False) -> str:
-    """A value with its limits: ``98.1 % (93.8–99.4)`` or ``.896 (.784–.953)``."""
+    """A value with its limits: ``98.1 % (93.8–99.4)`` or ``.896 (.784–.953)``; why none is known."""
+    if found["value"] is None:  # a share of an advantage that the limits of the area do not show
+        return "no advantage shown"
     if percent:
         value, low, high = (f"{100 * found[key]:.1f}" for key in ("value", "low", "high"))
         return f"{value} % ({low}–{high})"
