@@ -80,7 +80,7 @@ def print_short(folders: dict[str, Path]) -> None:
 
 
 def interval(found: dict[str, Any], percent: bool = False) -> str:
-    """A value with its limits: ``98.1 % (93.8–99.4)`` or ``.896 (.784–.953)``; why none is known."""
+    """A value with limits: ``98.1 % (93.8–99.4)`` or ``.896 (.784–.953)``; or why there is none."""
     if found["value"] is None:  # a share of an advantage that the limits of the area do not show
         return "no advantage shown"
     if percent:
