@@ -18,8 +18,11 @@ from leukoscope.config.loading import load_study_config
 from leukoscope.core.errors import ConfigError, DataError, UnknownNameError, UsageError
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration.scaling import apply_calibration, fit_calibration
-from leukoscope.evaluation.combining import log_probs
+from leukoscope.evaluation.calibration.scaling import (
+    evidence_weights,
+    fit_temperature,
+    softmax,
+)
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.evaluation.statistics.leaderboard import holm_adjusted
@@ -64,8 +67,9 @@ def study(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResu
 def trees(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
     """A study whose first recipe cannot become a bundle, with another seed."""
     out = tmp_path_factory.mktemp("trees") / "Other run"
+    options = OPTIONS | {"probes": ["ground-only"]}
     return run_study(
-        phantoms, out, recipes=["features-boosting", "features-fuzzy"], seed=7, **OPTIONS
+        phantoms, out, recipes=["features-boosting", "features-fuzzy"], seed=7, **options
     )
 
 
@@ -125,19 +129,24 @@ def test_an_ensemble_is_a_run_with_members_and_plain_averaging_beside_it(
     assert "IF features-knn IS high AND features-svm IS high THEN support IS very high" in report
 
 
-def test_the_mean_is_the_mean_calibrated_on_the_other_fold(ensemble: StudyResult) -> None:
+def test_the_mean_is_the_mean_and_a_vote_is_calibrated_on_the_other_fold(
+    ensemble: StudyResult,
+) -> None:
     table = PredictionTable.load(ensemble.run.predictions)
-    logits, own = [], []
+    own = []
     for number in (0, 1):
         of_fold = table.select(fold=number)
-        parts = [of_fold.select(recipe=name) for name in (*CLASSIFIERS, "ensemble-mean")]
-        order = [part.take(np.argsort(part.image_id)) for part in parts]
-        own.append(order[-1])
-        logits.append(log_probs(np.mean([part.probs for part in order[:-1]], axis=0)))
-    fold, test = load_folds(ensemble.run.splits)[0], own[1].part == "test"
-    units = np.array(fold.units(own[1].image_id[test].tolist()))
-    record = fit_calibration(logits[1][test], own[1].y_true[test], units)
-    np.testing.assert_allclose(own[0].probs, apply_calibration(logits[0], record), atol=1e-6)
+        recipes = (*CLASSIFIERS, "ensemble-vote", "ensemble-mean")
+        parts = [of_fold.select(recipe=name) for name in recipes]
+        *members, vote, mean = (part.take(np.argsort(part.image_id)) for part in parts)
+        np.testing.assert_allclose(
+            mean.probs, np.mean([part.probs for part in members], axis=0), atol=1e-6
+        )
+        own.append(vote)
+    fold, other = load_folds(ensemble.run.splits)[0], own[1].select(part="test")
+    weights = evidence_weights(np.array(fold.units(other.image_id.tolist())))
+    temperature = fit_temperature(other.logits, other.y_true, weights)
+    np.testing.assert_allclose(own[0].probs, softmax(own[0].logits / temperature), atol=1e-6)
 
 
 def test_the_record_names_members_weights_and_tests(ensemble: StudyResult) -> None:
@@ -170,6 +179,23 @@ def test_an_ensemble_can_be_made_again_and_be_a_member(
     of_both = load_members([], [f"{again.path}:ensemble-mean", f"{again.path}:features-svm"])
     assert [member.name for member in of_both] == ["ensemble-mean", "features-svm"]
     assert [m.recipe.name for m in load_members([again.path])] == CLASSIFIERS[:2]
+
+
+def test_the_probes_of_a_run_judge_its_ensemble_too(trees: StudyResult, tmp_path: Path) -> None:
+    found = run_ensemble(load_members([trees.run.path]), tmp_path / "out").metrics.to_json()
+    own = trees.metrics.to_json()
+    (ground,), (of_member,) = found["shortcuts"]["sources"], own["shortcuts"]["sources"]
+    assert (ground["probe"], ground["metric"]) == ("ground-only", "paired_auc")
+    assert ground["value"] == of_member["value"]
+    assert found["control"] == own["control"]
+
+
+def test_a_model_and_its_copy_are_as_good_as_the_model(trees: StudyResult, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(trees.run.path, tmp_path / "copy"))
+    pair = [f"{folder}:features-boosting" for folder in (trees.run.path, copy)]
+    found = run_ensemble(load_members([], pair), tmp_path / "out").metrics.to_json()
+    loss = {row["recipe"]: row["metrics"]["log_loss"]["value"] for row in found["results"]}
+    assert loss.pop("ensemble-mean") == pytest.approx(min(loss.values()), abs=1e-4)
 
 
 def test_runs_that_were_split_differently_are_named(study: StudyResult, trees: StudyResult) -> None:

@@ -48,6 +48,7 @@ from leukoscope.evaluation.fuzzy_inference import (
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.evaluation.statistics.comparison import PredictorPair, compare
 from leukoscope.evaluation.statistics.metrics import compute_metrics
+from leukoscope.pipeline.features.patient_store import open_store
 from leukoscope.pipeline.folds import groups_of
 from leukoscope.pipeline.jobs import (
     calibration_tables,
@@ -55,13 +56,17 @@ from leukoscope.pipeline.jobs import (
     fit_fold_calibration,
     with_calibration,
 )
+from leukoscope.pipeline.probes import partner_classes
 from leukoscope.pipeline.progress import Listener, Progress, Tell, describe_environment
 from leukoscope.pipeline.results.entries import sampling
+from leukoscope.pipeline.results.shortcut_summary import Evidence
 from leukoscope.pipeline.results.summary import summarise
 from leukoscope.study.run import StudyResult
 
 EnsembleMethod = Literal["mean", "weighted", "accuracy-weighted", "vote", "fuzzy"]
 COMPARED = ("accuracy", "log_loss")
+SCORED = ("vote", "fuzzy")
+"""Methods whose result is a score, and becomes a probability by being calibrated."""
 ENSEMBLE_TITLES: Mapping[str, str] = {
     "mean": "Soft voting: plain average of {n} models",
     "weighted": "Weighted average of {n} models, weights by log loss on val",
@@ -151,6 +156,7 @@ def run_ensemble(
                 table, folds, config, inapplicable=inapplicable, warnings=warnings,
                 calibrations=calibrations | _calibrations_of(members, folds),
                 rows=members[0].files.rows.usable,
+                evidence=_evidence(members[0]),
             )
         )  # fmt: skip
         metrics.save(run.metrics)
@@ -195,14 +201,25 @@ def _combined(
         tell(done, len(folds))
     tables: list[PredictionTable] = []
     calibrations: dict[tuple[str, str, int], Calibration] = {}
-    for (_, protocol), pairs in made.items():
+    for (rule, protocol), pairs in made.items():
         rows = calibration_tables([table for _, table in pairs])
         for (fold, table), cal in zip(pairs, rows, strict=True):
-            record = fit_fold_calibration(fold, cal, vector=protocol in PROTOCOLS)
+            record = _calibration(rule, fold, cal)
             tables.append(with_calibration(table, record))
             if record is not None:
                 calibrations[str(table.recipe[0]), protocol, fold.fold] = record
     return tables, weights, calibrations
+
+
+def _calibration(method: str, fold: Fold, rows: PredictionTable) -> Calibration | None:
+    """Of an ensemble on one fold: one temperature, or none for means of calibrated members.
+
+    A fold's members were scaled on the other folds, and their means scaled on the other folds once
+    more would go further the same way: a fold that is harder than the others would end too sure.
+    """
+    if method in SCORED:
+        return fit_fold_calibration(fold, rows, vector=False)
+    return Calibration(temperature=1.0, n_cal=len(rows)) if len(rows) else None
 
 
 def _calibrations_of(
@@ -319,6 +336,21 @@ def _known(first: Member) -> tuple[list[dict[str, str]], list[str]]:
         "Weights of an ensemble are fitted on the validation images that also selected each "
         "member’s settings or epoch, so they favour members that were selected harder.",
     ]
+
+
+def _evidence(first: Member) -> Evidence:
+    """What the first run measured of the data and of the folds, on which the verdict rests too."""
+    old = first.files.metrics if first.run.metrics.is_file() else None
+    shortcuts = old.shortcuts if old else None
+    config = first.files.config
+    store = open_store(first.run, first.files.manifest, config, Progress())
+    return Evidence(
+        inapplicable=[row.model_dump() for row in shortcuts.inapplicable] if shortcuts else (),
+        partners=partner_classes(store, config.seed),
+        control=old.control.model_dump(exclude_unset=True) if old and old.control else None,
+        data_errors=old.data_errors if old else (),
+        scale=shortcuts.grain.model_dump() if shortcuts and shortcuts.grain else None,
+    )
 
 
 def _tests(
