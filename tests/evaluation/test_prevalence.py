@@ -124,3 +124,28 @@ def test_em_agrees_with_the_maximum_of_the_likelihood_on_a_grid() -> None:
     mixed = grid[:, None] * prob[:, 0] / prior[0] + (1 - grid[:, None]) * prob[:, 1] / prior[1]
     best = grid[np.log(mixed).sum(axis=1).argmax()]
     assert adjust_em(prob, prior)[0] == pytest.approx(best, abs=2e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cells_that_were_all_looked_at_need_no_classifier(method: str) -> None:
+    limits = []
+    for seed in range(3):
+        model = PrevalenceModel(known(), seed=seed, method=method)
+        found = model.shares(np.empty((0, 3)), [2, 2, 0])
+        assert found.value.tolist() == [0.5, 0.5, 0.0]
+        limits.append(found.interval([0]))
+        assert found.interval([0], of_cells=True) == (0.5, 0.5)
+    # Two of four: neither none nor all, and the same whatever the seed.
+    np.testing.assert_allclose(limits, [(0.09, 0.86)] * 3, atol=0.02)
+    only = PrevalenceModel(known()).shares(np.empty((0, 3)), [4, 0, 0])
+    low, high = only.interval([0])
+    assert 0.4 < low < 0.7  # four cells are few
+    assert high == 1.0
+    assert only.interval([1])[0] == 0.0
+
+
+def test_a_cell_that_is_known_keeps_a_share_from_nothing() -> None:
+    found = PrevalenceModel(known()).shares(probabilities(np.full(6, 1)), [1, 1, 0])
+    low, high = found.interval([0])
+    assert low > 0
+    assert high < 1

@@ -51,6 +51,7 @@ MIN_CELLS, MIN_UNITS, MOST_JUDGED = 20, 8, 60
 """Fewest cells of a patient by whom, and fewest and most patients by which it is judged."""
 DRAWS: Final = 200
 """Confusion matrices of a new patient that are drawn; each is a Markov chain of ``posterior``."""
+_OF_CERTAIN: Final = 10_000  # draws where no confusion matrix has to be inverted
 _BURN_IN, _KEPT, _STEP = 30, 10, 4
 _JUDGING = 24  # chains of each patient that widens the spread
 _MOST_ROUNDS, _TOLERANCE = 2000, 1e-7
@@ -68,6 +69,7 @@ class Shares:
         cell_draws: (D, K) likewise among the very cells that were looked at: classifier alone.
         n: Number of cells.
         method: How they were adjusted.
+        certain: (K,) how many of them are known to be of each class.
     """
 
     value: FloatArray
@@ -76,6 +78,7 @@ class Shares:
     cell_draws: FloatArray
     n: int
     method: str
+    certain: FloatArray
 
     def interval(
         self, classes: Sequence[int], confidence: float = 0.95, *, of_cells: bool = False
@@ -84,7 +87,7 @@ class Shares:
 
         Equal tails of the draws, stretched to what each way to adjust says; a limit less than half
         a cell away from 0 or 1 is 0 or 1 (so that a class that is absent can be inside, as in
-        Brown, Cai & DasGupta 2001).
+        Brown, Cai & DasGupta 2001), unless a cell that is known says that it cannot be.
 
         Args:
             classes: Their numbers.
@@ -97,8 +100,12 @@ class Shares:
         low, high = (float(limit) for limit in np.quantile(total, (tail, 1 - tail)))
         said = self.estimates[:, list(classes)].sum(axis=1)
         low, high = min(low, float(said.min())), max(high, float(said.max()))
-        half = 0.5 / max(1, self.n)
-        return (0.0 if low < half else low), (1.0 if high > 1 - half else min(1.0, high))
+        half, seen = 0.5 / max(1, self.n), float(self.certain[list(classes)].sum())
+        if low < half and not seen:
+            low = 0.0
+        if high > 1 - half and seen == self.certain.sum():
+            high = 1.0
+        return low, min(1.0, high)
 
     def probability_above(self, classes: Sequence[int], threshold: float) -> float:
         """Share of the draws in which these classes together reach a threshold."""
@@ -235,6 +242,10 @@ class PrevalenceModel:
         if n == 0:
             raise DataError("shares: expected at least one cell")
         rng = np.random.default_rng([self._seed, n])
+        if not len(prob):  # a person has looked at every cell: no classifier has a say
+            drawn = rng.standard_gamma(known + 1 / len(known), (_OF_CERTAIN, len(known)))
+            value, draws = known / n, drawn / drawn.sum(axis=1, keepdims=True)
+            return Shares(value, value[None], draws, value[None], n, self.method, known)
         if self.method == "posterior":
             draws, of_cells = self._gibbs(prob, known, rng)
             value = draws.mean(axis=0)
@@ -246,7 +257,7 @@ class PrevalenceModel:
             draws, of_cells = (
                 self._bootstrap(prob, known, own, rng if r else None) for r in (1, 0)
             )
-        return Shares(value / value.sum(), estimates, draws, of_cells, n, self.method)
+        return Shares(value / value.sum(), estimates, draws, of_cells, n, self.method, known)
 
     def _estimates(self, prob: FloatArray, known: FloatArray) -> FloatArray:
         """(M, K) the estimate of the method first; cells that are known counted as they are."""
