@@ -270,6 +270,14 @@ def test_wrong_options_are_refused_before_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_folders_may_be_texts_but_not_one_text(run: RunFolder, tmp_path: Path) -> None:
+    found = compare_runs([str(run.path)], str(tmp_path / "out"), models=False)
+    assert found.content.runs[0].name == run.path.name
+    with pytest.raises(UsageError, match=r"expected a list of folders, got 'run'\n.*\[RUN, OTHER"):
+        compare_runs("run", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_wrong_folders_are_refused(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is one of the runs"):
         _files_only(run.path, out=run.path)

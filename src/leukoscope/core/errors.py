@@ -89,6 +89,20 @@ class UnknownNameError(UsageError):
         self.choices = tuple(known)
 
 
+def refuse_single(found: object, what: str, hint: str) -> None:
+    """Refuse what is no list where one is asked for; a text would be taken letter by letter.
+
+    >>> refuse_single("quick", "names", "write ['quick']")
+    Traceback (most recent call last):
+    leukoscope.core.errors.UsageError: expected a list of names, got 'quick'
+      → write ['quick']
+    """
+    if isinstance(found, (str, bytes, Path)) or not isinstance(found, Iterable):
+        shown = repr(str(found)) if isinstance(found, Path) else repr(found)
+        shown = shown if len(shown) <= 80 else f"one of type {type(found).__name__}"
+        raise UsageError(f"expected a list of {what}, got {shown}", hint=hint)
+
+
 class DataError(LeukoscopeError):
     """The data cannot be used as asked."""
 

@@ -45,7 +45,7 @@ from leukoscope.config.comparison import (
     RunVerdict,
 )
 from leukoscope.config.stored import check_record
-from leukoscope.core.errors import UsageError
+from leukoscope.core.errors import UsageError, refuse_single
 from leukoscope.core.files import write_csv
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import check_roles
@@ -96,8 +96,8 @@ class ComparedRuns(dict[str, JsonValue]):
 
 
 def compare_runs(
-    runs: Sequence[Path],
-    out: Path,
+    runs: Sequence[Path | str],
+    out: Path | str,
     *,
     protocols: Sequence[str] | None = None,
     metric: str = "accuracy",
@@ -134,18 +134,20 @@ def compare_runs(
     Raises:
         DataError: A folder is no run, or runs cannot be compared; names them.
         UnknownNameError: No such metric, recipe, class or role.
-        UsageError: ``out`` is one of the runs, or holds another study.
+        UsageError: ``out`` is one of the runs, or holds another study; ``runs`` is no list.
     """
-    _check_beside(out, runs)
+    refuse_single(runs, "folders", "write compare_runs([RUN, OTHER], OUT)")
+    folders, out = [Path(run) for run in runs], Path(out)
+    _check_beside(out, folders)
     progress = Progress(listener) if listener else Progress()
     with progress.step("reading the runs"):
-        sources, external = read_sources(runs)
+        sources, external = read_sources(folders)
     candidates, copies = candidates_of(sources)
     boards, stated = _with_roles(make_leaderboards(candidates, protocols), roles or {})
     candidates = [c for c in candidates if any(c in board.candidates for board in boards)]
     settings = ComparisonSettings(metric, against, sampling(sources[0].files.config))
     check_settings(settings, boards)
-    head = _head(runs, out, sources, settings, stated)
+    head = _head(folders, out, sources, settings, stated)
     comparison = _compared(head, copies, external, candidates, boards, progress)
     if models:
         measure = partial(measure_recipes, cache=out / "cache", threads=threads, latency=latency)
