@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from leukoscope.config import DEFAULT_RECIPE
-from leukoscope.core.errors import UnknownNameError
+from leukoscope.core.errors import UnknownNameError, UsageError
 from leukoscope.study.options import study_config
 
 
@@ -16,6 +16,30 @@ def test_an_option_that_there_is_not_is_named(tmp_path: Path) -> None:
     options: dict[str, Any] = {"folds": 3, "fold": 3}
     with pytest.raises(TypeError, match=r"a study has no option fold$"):
         study_config(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("option", "one"),
+    [
+        ("recipes", "quick"),
+        ("protocols", "random"),
+        ("probes", "all"),
+        ("overrides", "bootstrap=100"),
+        ("external", Path("other")),
+        ("external_layouts", "auto"),
+    ],
+)
+def test_one_name_is_not_taken_letter_by_letter(option: str, one: str | Path) -> None:
+    options: dict[str, Any] = {option: one}
+    with pytest.raises(UsageError, match=rf"expected a list of names as {option}, got '") as told:
+        study_config("d", **options)
+    assert told.value.hint == f"write {option}=['{one}']"
+
+
+def test_a_number_is_no_list_of_names() -> None:
+    options: dict[str, Any] = {"recipes": 5}
+    with pytest.raises(UsageError, match="got 5\n  → write recipes=\\[…"):
+        study_config("d", **options)
 
 
 def test_another_backbone_brings_its_normalisation_and_marks_the_recipe() -> None:

@@ -11,7 +11,7 @@ from leukoscope.config.base import validate
 from leukoscope.config.loading import apply_overrides, load_recipe
 from leukoscope.config.recipe import EnsembleTraining, Recipe
 from leukoscope.config.study import StudyConfig, chosen_probes, usual_folds
-from leukoscope.core.errors import ConfigError
+from leukoscope.core.errors import ConfigError, refuse_single
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import named_roles
 from leukoscope.core.protocols import PROTOCOLS
@@ -98,11 +98,13 @@ def study_config(data: Path | str, **options: Unpack[StudyOptions]) -> StudyConf
     Raises:
         ConfigError: A value is invalid; names the key.
         UnknownNameError: No such recipe, backbone or role.
+        UsageError: One name stands where a list of them is expected.
         TypeError: No such option.
     """
     if unknown := options.keys() - _DEFAULTS.keys():
         raise TypeError(f"a study has no option {', '.join(sorted(unknown))}")
     given: StudyOptions = {**_DEFAULTS, **options}
+    _check_lists(given)
     overrides, unit, folds = given["overrides"], given["unit"], given["folds"]
     for_study = [text for text in overrides if text.partition("=")[0].split(".")[0] in _OF_STUDY]
     for_recipes = [text for text in overrides if text not in for_study]
@@ -133,6 +135,15 @@ def study_config(data: Path | str, **options: Unpack[StudyOptions]) -> StudyConf
         ),
     }
     return validate(StudyConfig, apply_overrides(values, for_study), "study")
+
+
+def _check_lists(given: StudyOptions) -> None:
+    """Refuse a single name where a list of names is expected."""
+    for option in ("recipes", "protocols", "probes", "overrides", "external", "external_layouts"):
+        found = given[option]
+        if found is not None:
+            like = f"[{str(found)!r}]" if isinstance(found, (str, Path)) else "[…]"
+            refuse_single(found, f"names as {option}", f"write {option}={like}")
 
 
 def external_values(
