@@ -303,6 +303,9 @@ def test_heat_maps_need_a_head_that_gives_them(tiny: SimpleNamespace, tmp_path: 
 def test_wrong_use_is_told_at_once(predictor: Predictor, images: list[Path]) -> None:
     with pytest.raises(UsageError, match="expected a list of images"):
         predictor.predict(str(images[0]))  # type: ignore[call-overload]
+    for none in (None, 5):
+        with pytest.raises(UsageError, match=f"of images, got {none}\n  → write predict"):
+            predictor.predict(none)  # type: ignore[call-overload]
     with pytest.raises(UsageError, match="at least one image"):
         predictor.predict_stream(images, batch_size=0)
 

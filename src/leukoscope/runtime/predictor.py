@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.core.errors import BundleError, ImageError, UsageError
+from leukoscope.core.errors import BundleError, ImageError, UsageError, refuse_single
 from leukoscope.core.files import sha256_bytes, write_bytes
 from leukoscope.core.threads import ordered_map
 from leukoscope.evaluation.calibration.conformal import prediction_sets
@@ -225,6 +225,7 @@ class Predictor:
         """
         if isinstance(images, (str, bytes, Path, np.ndarray)):
             raise UsageError("expected a list of images, got one", hint="write predict([image])")
+        refuse_single(images, "images", "write predict([image])")
         answers: Answers[Prediction | Failure] = Answers()
         for answer in self.predict_stream(images, batch_size=batch_size, explain=explain):
             if isinstance(answer, Failure) and on_error == "raise":

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from leukoscope.core.errors import DataError, SplitError
+from leukoscope.core.errors import DataError, SplitError, UsageError
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.audit.contact_sheet import contact_sheet
 from leukoscope.datasets.audit.run import Audit, audit, load_audit, save_audit
@@ -271,3 +271,15 @@ def test_copies_of_the_pro_class(data_root: Path) -> None:
     assert y0 >= 192
     groups = {r.path[-7:-4]: r.group_id for r in found.manifest.images}
     assert groups["484"] == groups["486"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("d", r"got 'd'\n.*audit\(load_dataset\('d'\)\)"),
+        (None, r"got a value of type NoneType\n.*load_dataset\(DATA"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(wrong: object, words: str) -> None:
+    with pytest.raises(UsageError, match="expected a manifest, " + words):
+        audit(wrong)  # type: ignore[arg-type]
