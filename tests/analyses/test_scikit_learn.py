@@ -95,6 +95,77 @@ def test_what_cannot_be_is_said(phantoms: Path) -> None:
         LeukoscopeClassifier("single-cell").fit(np.eye(4), [0, 1, 0, 1])
 
 
+def test_columns_and_arrays_of_paths_are_paths(phantoms: Path, small_quick: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    cv = cv_splits(phantoms, "grouped", folds=3)
+    model = LeukoscopeClassifier(str(small_quick)).fit(cv.paths, cv.labels)
+    expected = model.predict_proba(cv.paths)
+    column = pd.Series(cv.paths, index=range(100, 100 + len(cv.paths)))
+    for paths in (column, cv.paths.astype(object), np.array(list(map(Path, cv.paths)))):
+        again = clone(model).fit(paths, pd.Series(cv.labels))
+        np.testing.assert_array_equal(again.predict_proba(paths), expected)
+
+
+def _few_rows(n: int) -> tuple[np.ndarray, np.ndarray]:
+    y = np.arange(n) % 2
+    return np.random.default_rng(0).normal(size=(n, 3)) + y[:, None], y
+
+
+def test_few_rows_still_select_and_calibrate() -> None:
+    X, y = _few_rows(12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = LeukoscopeClassifier().fit(X, y)
+    assert model.head_.val_logits is not None
+    assert model.head_.val_logits.shape == (2, 2)
+    assert len(model.head_.history) > 1
+
+
+def test_a_class_of_one_row_is_told() -> None:
+    X, y = _few_rows(9)
+    y = np.array(["b"] * 8 + ["a"])
+    with pytest.warns(
+        UserWarning, match="^a: too few rows of this class to set one aside; the penalty is"
+    ):
+        LeukoscopeClassifier().fit(X, y)
+    with pytest.warns(UserWarning, match="a, b: too few groups .*; the weakest penalty is taken"):
+        model = LeukoscopeClassifier().fit(X, y, groups=y)
+    assert model.temperature_ == 1
+    crossed = np.arange(9) % 2  # either group holds the one class or the only rest of the other
+    with pytest.warns(UserWarning, match="a: too few groups"):
+        LeukoscopeClassifier().fit(X, y, groups=crossed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LeukoscopeClassifier(val=0).fit(X, y)
+
+
+@pytest.mark.parametrize("val", ["x", -1, 1.0, float("nan"), None])
+def test_val_is_a_share(val: object) -> None:
+    with pytest.raises(ValueError, match=f"expected val from 0 to less than 1.*got {val!r}"):
+        LeukoscopeClassifier(val=val).fit(*_few_rows(12))  # type: ignore[arg-type]
+
+
+def test_rows_that_do_not_fit_are_told(small_quick: Path) -> None:
+    X, y = _few_rows(12)
+    model = LeukoscopeClassifier(str(small_quick))
+    with pytest.raises(ValueError, match="expected one group a row, got 3 groups and 12 rows"):
+        model.fit(X, y, groups=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"pictures \(n, H, W, 3\) uint8 RGB.* \(12, 8, 8\)"):
+        model.fit(np.zeros((12, 8, 8), np.uint8), y)
+    with pytest.raises(ValueError, match="type float64"):
+        model.fit(np.zeros((12, 8, 8, 3)), y)
+    with pytest.raises(ValueError, match=r"at least two classes, got 1 class: a$"):
+        model.fit(["x.png", "y.png"], ["a", "a"])
+    with pytest.raises(ValueError, match="expected one class a row, got 2 and 3"):
+        model.fit(["x.png", "y.png"], ["a", "b", "a"])
+
+
+@pytest.mark.parametrize("recipe", ["patient-mean", "patient-spread"])
+def test_recipes_of_patients_are_refused(recipe: str) -> None:
+    with pytest.raises(ConfigError, match=f"recipe {recipe} answers for patients"):
+        LeukoscopeClassifier(recipe).fit(*_few_rows(12))
+
+
 @pytest.mark.real_data
 def test_frozen_folds_fit_a_part_of_the_published_set(data_root: Path, tmp_path: Path) -> None:
     for folder in sorted((data_root / "aria_all").iterdir()):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cache
+from numbers import Real
 from pathlib import Path
-from typing import Self, TypeGuard
+from typing import Self
+from warnings import warn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.config.loading import load_recipe
@@ -38,18 +40,21 @@ from leukoscope.study.run import audited
 class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A recipe with a frozen backbone as a scikit-learn classifier.
 
-    ``X`` is a sequence of paths, an array (n, H, W, 3) uint8 RGB, or (n, D) features that were
-    computed before; the last needs no network. Images are preprocessed as the recipe says. A
-    validation part of the training rows selects the penalty and calibrates the probabilities.
+    ``X`` is a sequence, array or column of paths, an array (n, H, W, 3) uint8 RGB, or (n, D)
+    features that were computed before; the last needs no network. Images are preprocessed as the
+    recipe says. A validation part of the training rows selects the penalty and calibrates the
+    probabilities.
 
     The measurements of a study (probes, intervals over patients, the verdict) are not in it: use
     it in your own loops with :func:`cv_splits`, and ``run_study`` for the evidence.
 
     Args:
         recipe: Name or TOML file of a recipe with ``method = "linear-head"`` that needs no degraded
-            copies and no equal weight of units, such as ``quick`` and ``shallow``. Its
-            ``unit_penalty`` needs the ``groups`` of :meth:`fit`, and is left out without them.
-        val: Share of the training rows that selects and calibrates.
+            copies and no equal weight of units, such as ``quick`` and ``shallow``, and does not
+            answer for patients. Its ``unit_penalty`` needs the ``groups`` of :meth:`fit`, and is
+            left out without them.
+        val: Share of the training rows that selects and calibrates: at least one row of each
+            class, or one group. With 0 the weakest penalty is taken, and nothing is calibrated.
         random_state: Seed of the draw of the validation part.
 
     Attributes:
@@ -77,20 +82,29 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         Raises:
             ConfigError: The recipe trains a network, or needs more than rows and classes.
             ImageError: A file cannot be read.
-            ValueError: Shapes do not fit, or there is only one class.
+            ValueError: Shapes do not fit, there is only one class, or ``val`` is no share.
+
+        Warns:
+            UserWarning: A class has one row or group alone, of which none can be set aside.
         """
+        self.classes_: NDArray[np.generic]
+        if not (isinstance(self.val, Real) and 0 <= self.val < 1):
+            raise ValueError(f"expected val from 0 to less than 1, such as 0.1, got {self.val!r}")
         training = _linear_recipe(self.recipe).training
         assert isinstance(training, LinearHeadTraining)
-        if _are_images(X):
-            features, y = self._features(X), np.asarray(y)
-            if len(features) != len(y):
-                raise ValueError(f"expected one class a row, got {len(features)} and {len(y)}")
+        images = _images(X)
+        if images is None:
+            X, y = validate_data(self, X, y, dtype=np.float64)
         else:
-            features, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"expected at least two classes, got 1 class: {self.classes_[0]!r}")
+            y = column_or_1d(y, warn=True)
+        rows = X if images is None else images
+        assert isinstance(rows, Sized)
+        self.classes_, codes = _classes(y, len(rows))
+        if groups is not None and np.shape(groups) != (len(rows),):
+            raise ValueError(
+                f"expected one group a row, got {np.size(groups)} groups and {len(rows)} rows"
+            )
+        features = np.asarray(X) if images is None else self._features(images)
         held = self._validation(codes, groups)
         several = held.any()
         units = None if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -106,7 +120,7 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             val_units=None if units is None else units[held],
             refit_with_val=training.refit_with_val and bool(several),
         )
-        self.temperature_ = (
+        self.temperature_: float = (
             fit_temperature(self.head_.val_logits, codes[held])
             if self.head_.val_logits is not None
             else 1.0
@@ -116,10 +130,11 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     def predict_proba(self, X: object) -> NDArray[np.float64]:
         """(n, K) calibrated probabilities, in the order of ``classes_``."""
         check_is_fitted(self)
-        if _are_images(X):
-            features = self._features(X)
-        else:
+        images = _images(X)
+        if images is None:
             features = validate_data(self, X, dtype=np.float64, reset=False)
+        else:
+            features = self._features(images)
         return apply_temperature(self.head_.logits(features), self.temperature_)
 
     def predict(self, X: object) -> NDArray[np.generic]:
@@ -144,9 +159,28 @@ class LeukoscopeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         rng = np.random.default_rng(self.random_state)
         units = np.arange(len(codes)) if groups is None else np.asarray(groups)
         held = np.zeros(len(codes), dtype=bool)
-        for code in range(int(codes.max()) + 1):
+        if not self.val:
+            return held
+        alone = []
+        for code, name in enumerate(self.classes_):
             own = np.unique(units[codes == code])
-            held |= np.isin(units, rng.permutation(own)[: int(len(own) * self.val)])
+            count = min(len(own) - 1, max(1, round(len(own) * self.val)))
+            for unit in rng.permutation(own)[:count]:
+                more = held | (units == unit)
+                if np.bincount(codes[~more], minlength=len(self.classes_)).all():
+                    held = more
+            if not held[codes == code].any():
+                alone.append(str(name))
+        if alone:
+            skipped = "the penalty is chosen and the probabilities are calibrated without"
+            if not held.any():
+                skipped = "the weakest penalty is taken and the probabilities are not calibrated"
+            warn(
+                f"{', '.join(alone)}: too few {'rows' if groups is None else 'groups'} of this "
+                f"class to set one aside; {skipped}",
+                UserWarning,
+                stacklevel=3,
+            )
         return held
 
 
@@ -253,12 +287,38 @@ def cv_splits(
     return CrossValidation.of(manifest, tuple(f for f in found if f.protocol == protocol))
 
 
-def _are_images(X: object) -> TypeGuard[Sequence[Path | str | NDArray[np.uint8]]]:
-    """Whether X holds paths or pictures, not rows of numbers."""
+def _images(X: object) -> Sequence[Path | str | NDArray[np.uint8]] | None:
+    """Paths or pictures as a sequence; None where X should hold rows of numbers.
+
+    Raises:
+        ValueError: Arrays of pictures of another shape or type.
+    """
+    shape = getattr(X, "shape", ())
+    if len(shape) == 1:  # an array or a column of a table, whose first row may not be called 0
+        X = np.asarray(X, dtype=object).tolist()
     if isinstance(X, np.ndarray):
-        return X.ndim == 4 or (X.ndim == 1 and X.dtype.kind == "U")
-    first = X[0] if isinstance(X, (list, tuple)) and X else None
-    return isinstance(first, (str, Path)) or (isinstance(first, np.ndarray) and first.ndim == 3)
+        if X.ndim > 2 and not (X.ndim == 4 and X.shape[3] == 3 and X.dtype == np.uint8):
+            raise ValueError(
+                "expected paths, pictures (n, H, W, 3) uint8 RGB, or features (n, D), got an array "
+                f"of shape {X.shape} and type {X.dtype}"
+            )
+        return X if X.ndim == 4 else None  # type: ignore[return-value]
+    if not (isinstance(X, (list, tuple)) and X):
+        return None
+    first = X[0]
+    pictures = isinstance(first, np.ndarray) and first.ndim == 3
+    return X if pictures or isinstance(first, (str, Path)) else None
+
+
+def _classes(y: ArrayLike, rows: int) -> tuple[NDArray[np.generic], NDArray[np.intp]]:
+    """The classes, sorted, and the number of each row's."""
+    check_classification_targets(y)
+    classes, codes = np.unique(np.asarray(y), return_inverse=True)
+    if len(codes) != rows:
+        raise ValueError(f"expected one class a row, got {rows} and {len(codes)}")
+    if len(classes) < 2:
+        raise ValueError(f"expected at least two classes, got 1 class: {classes[0]}")
+    return classes, codes
 
 
 @cache
@@ -269,6 +329,11 @@ def _linear_recipe(name: str) -> Recipe:
         raise ConfigError(
             f"recipe {name}: expected a linear head on a frozen backbone",
             hint="take quick or shallow; leukoscope.run_study trains networks",
+        )
+    if "patient" in recipe.model_fields_set:
+        raise ConfigError(
+            f"recipe {name} answers for patients, this classifier for images",
+            hint="take quick or shallow; leukoscope.run_study takes it with unit='patient'",
         )
     plain = LinearHeadTraining()
     for setting in ("degraded", "balance", "erase"):
