@@ -127,7 +127,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
         steps.append(PlannedStep(f"probe {probe}", f"{fits} fits", seconds))
         disk_mb += n * FEATURES_MB if sees_image(probe) else 0
     steps.append(PlannedStep("statistics, bundle, report", "", 20 + n * 0.008))
-    limits = tuple(_limits(manifest, config, cut_out))
+    limits = tuple(_limits(manifest, rows, config, cut_out))
     return StudyPlan(len(manifest.images), n, tuple(steps), disk_mb, limits, left_out)
 
 
@@ -275,11 +275,11 @@ def _seconds_each(paths: Sequence[Path], work: Callable[[Path], object]) -> floa
     return _seconds(lambda: [work(path) for path in paths]) / len(paths)
 
 
-def _limits(manifest: Manifest, config: StudyConfig, cut_out: bool) -> Iterator[str]:
+def _limits(
+    manifest: Manifest, rows: Manifest, config: StudyConfig, cut_out: bool
+) -> Iterator[str]:
     records = manifest.usable
-    by_class = Counter(record.label for record in records)
     patients = {record.patient_id for record in records} - {""}
-    fewest = fewest_for(config.coverage)
     if not all(record.patient_id for record in records):
         yield (
             "No patient ids for all images: a score on unseen patients cannot be measured"
@@ -295,18 +295,37 @@ def _limits(manifest: Manifest, config: StudyConfig, cut_out: bool) -> Iterator[
             f"Only {len(patients)} patients: intervals over patients will be marked “few groups” "
             f"(fewer than {MIN_GROUPS})."
         )
+    yield from _beyond_promise(manifest, rows, config)
+
+
+def _beyond_promise(manifest: Manifest, rows: Manifest, config: StudyConfig) -> Iterator[str]:
+    """What too few of them calibrate a fold for, as the study counts them at its end.
+
+    With several folds a fold is calibrated on what the others test; a hold-out has a part of its
+    own. ``rows``: images, or patients in their place.
+    """
+    splits, fewest, share = config.splits, fewest_for(config.coverage), f"{config.coverage:.0%}"
+    calibrating = splits.cal if splits.folds == 1 else 1 - 1 / splits.folds
+    by_class = Counter(record.label for record in rows.usable)
+    pairs = {(record.label, record.patient_id) for record in manifest.usable if record.patient_id}
+    patients = len({patient for _, patient in pairs})
+    if patients and (held := round(patients * calibrating)) < fewest:
+        yield (
+            f"{patients} patients, about {held} of them for calibration; a guarantee of {share} by "
+            f"patient needs {fewest} and is not attainable."
+        )
+    noun = "patients" if config.unit == "patient" else "images"
     for name in manifest.class_names:
-        own = {record.patient_id for record in records if record.label == name} - {""}
-        held = len(own) * config.splits.cal
-        if own and held < fewest:
+        own = sum(label == name for label, _ in pairs)
+        held = round(own * calibrating)
+        if own and held < fewest and config.unit == "image":
             yield (
-                f"{name}: {len(own)} patients, about {held:.0f} of them for calibration; a "
-                f"guarantee of {config.coverage:.0%} by patient needs {fewest} and is not "
-                "attainable."
+                f"{name}: {own} patients, about {held} of them for calibration; a guarantee of "
+                f"{share} by class and patient needs {fewest} and is not attainable."
             )
-        cal = by_class[name] * config.splits.cal
+        cal = round(by_class[name] * calibrating)
         if cal < fewest:
             yield (
-                f"{name}: about {cal:.0f} calibration images; prediction sets cannot promise "
-                f"{config.coverage:.0%} for this class ({fewest} are needed)."
+                f"{name}: about {cal} calibration {noun}; prediction sets cannot promise {share} "
+                f"for this class ({fewest} are needed)."
             )
