@@ -76,6 +76,18 @@ def test_every_question_has_its_table_and_figure(study: Study, tmp_path: Path) -
     ]  # fmt: skip
 
 
+def test_a_study_of_patients_counts_patients(study: Study, tmp_path: Path) -> None:
+    data = study.config.model_copy(update={"unit": "patient"})
+    gallery = Gallery(RunFolder(tmp_path / "out"))
+    of_patients = replace(study, config=data)
+    text = words(calibration(of_patients, gallery)) + words(decisions(of_patients, gallery))
+    assert "2 × temperature; 180 patients" in text
+    assert "180 patients; needs 19" in text
+    assert "180 images" not in text
+    assert "for a new patient" in text
+    assert "over all patients" in text
+
+
 def test_a_harm_by_calibration_is_said(study: Study, tmp_path: Path) -> None:
     change = {"log_loss": Estimate(value=0.05, low=0.01, high=0.09)}
     entry = study.metrics.calibration[0].model_copy(update={"change": change})

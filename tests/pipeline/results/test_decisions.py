@@ -12,13 +12,18 @@ from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.evaluation.statistics.limits import shared_training
 from leukoscope.pipeline.jobs import calibration_tables, fit_fold_calibration, with_calibration
-from leukoscope.pipeline.results.decisions import decision_entries, operating_entry
+from leukoscope.pipeline.results.decisions import (
+    _coverage,
+    decision_entries,
+    operating_entry,
+)
 from leukoscope.pipeline.results.entries import (
     FoldResults,
     Statistics,
     calibration_entry,
     result_entry,
 )
+from leukoscope.pipeline.results.out_of_fold import _mean
 
 NAMES = ("benign", "pre_b", "pro_b")
 N, PATIENTS = 720, 36  # twenty images of each patient, whose class is that of the patient
@@ -213,3 +218,22 @@ def test_the_interval_of_pooled_folds_is_wider_than_that_of_one_model() -> None:
         widths = [found[name]["high"] - found[name]["low"] for found in (several, alone)]
         assert several[name]["value"] == alone[name]["value"]
         assert widths[0] == pytest.approx(factor * widths[1], rel=0.15)
+
+
+def test_groups_of_one_row_have_one_interval_of_their_coverage() -> None:
+    """In a study of patients each group is one row: sets and promises say the same of them."""
+    table, folds = drawn("grouped", 2.5)
+    folds = [Fold(f.protocol, f.fold, f.parts, {i: i for i in f.parts}) for f in folds]
+    test = FoldResults.of(table, folds, "quick", "grouped", config(set_guarantee="group"), {})
+    record = decision_entries([test], "quick", {})
+    promised = {row["guarantee"]: row for row in record["promises"]["grouped"]}
+    assert promised["group"]["coverage"] == record["coverage"]["protocol"]["grouped"]
+    held = np.arange(len(test.y)) % 9 > 0
+    assert _mean(test, held, True) == _coverage(test, held, by_group=True)
+    size = held + 1
+    entry = record["sets"]["grouped"]["size"]
+    assert _mean(test, size, True).to_json().keys() == entry.keys()
+    of_patients = results("grouped", 2.5)  # twenty rows each: the groups count the same
+    assert _coverage(of_patients, held, by_group=True) != _coverage(
+        of_patients, held, by_group=False
+    )

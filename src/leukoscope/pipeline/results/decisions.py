@@ -335,8 +335,11 @@ def _promises(tested: FoldResults) -> list[dict[str, object]]:
 
 
 def _coverage(tested: FoldResults, held: NDArray[np.bool_], *, by_group: bool) -> Interval:
-    """Coverage over images, or over groups that all count the same, as their promise counts."""
-    if not by_group:
+    """Coverage over images, or over groups that all count the same, as their promise counts.
+
+    Of groups of one row each both are the same, with the same interval.
+    """
+    if not by_group or len(set(tested.units)) == len(held):
         return bootstrap_mean(held, y_true=tested.y, **tested.options)
     member = np.unique(np.array(tested.units), return_inverse=True)[1]
     how = sampling(tested.config, len(tested.folds))

@@ -270,8 +270,15 @@ def promise_entry(tests: Sequence[FoldResults], recipe: str) -> dict[str, object
 
 
 def _mean(tested: FoldResults, values: ArrayLike, whole: bool) -> Interval:
-    """Over units that count the same, or over images."""
+    """Over units that count the same, or over images.
+
+    Of units of one row each (patients in a study of them) it is what the coverage of the sets of
+    each fold has as well, see :mod:`~leukoscope.pipeline.results.decisions`.
+    """
     config = tested.config
+    if whole and len(set(tested.units)) == len(tested.y):
+        share = np.asarray(values).dtype == np.bool_
+        return bootstrap_mean(values, y_true=tested.y if share else None, **tested.options)
     numbers = np.asarray(values, dtype=np.float64)
     if not whole:
         found = bootstrap_mean(numbers, groups=tested.units, **sampling(config))

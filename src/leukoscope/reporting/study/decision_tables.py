@@ -64,6 +64,14 @@ _SIZE = "Classes per set"
 BENEFIT_AT = (0.06, 0.1, 0.2, 0.3, 0.5)
 
 
+def _promised(study: Study, guarantee: str, unit: str = "group") -> str:
+    """For what a guarantee holds; in a study of patients these stand in the place of images."""
+    words = GUARANTEES[guarantee].format(unit=unit)
+    if study.row == "image":
+        return words
+    return words.replace("an image of ", "").replace("images", f"{study.row}s")
+
+
 def promise_words(study: Study) -> str:
     """One or two sentences; empty for studies that were run before bundles made promises."""
     entry = study.metrics.promise
@@ -109,7 +117,7 @@ def calibration(study: Study) -> Table | None:
 
     def served(e: CalibrationResult) -> str:
         methods = [f"{e.methods.count(m)} × {m}" for m in dict.fromkeys(e.methods)]
-        return f"{', '.join(methods)}; {_range(e.n_cal)} images"
+        return f"{', '.join(methods)}; {_range(e.n_cal)} {study.row}s"
 
     return table_if_any(
         f"Probabilities before and after calibration ({study.level} intervals)",
@@ -185,7 +193,7 @@ def sets(study: Study) -> Table | None:
         for row in by_protocol(study, record.coverage.protocol)
     ]
     method = record.method
-    score = f", {method.score.upper()}, {GUARANTEES[method.guarantee]}" if method else ""
+    score = f", {method.score.upper()}, {_promised(study, method.guarantee)}" if method else ""
     aim = number(record.coverage.nominal, "coverage")
     return table_of(
         f"Prediction sets that aim at {aim}{score.format(unit='group')}, recipe {_name(study)}",
@@ -200,7 +208,7 @@ def sets(study: Study) -> Table | None:
         value("… wrong", lambda e: number(e.sets.single_wrong if e.sets else None, "share")),
         value("None probable enough",
               lambda e: number(e.sets.empty if e.sets else None, "share")),
-        value("n images", lambda e: count(e.sets.n if e.sets else _n_of(study, e.protocol))),
+        value(f"n {study.row}s", lambda e: count(e.sets.n if e.sets else _n_of(study, e.protocol))),
         note="Expected if alike: where the coverage would lie, with the intervals’ probability, if "
         "test images were like calibration images (beta-binomial; folds taken as independent). "
         "Where no class is probable enough the set holds the most probable one, which can only "
@@ -223,7 +231,7 @@ def promise(study: Study) -> Table | None:
         [entry],
         PROTOCOL,
         text("Promise", lambda e: f"{number(e.nominal, 'coverage')}, " + ", ".join(
-            GUARANTEES[name].format(unit=unit) for name in made)),
+            _promised(study, name, unit) for name in made)),
         value("Coverage measured", lambda e: interval(e.coverage, "coverage")),
         value(_SIZE, lambda e: interval(e.mean_set_size, "set_size")),
         plain("Sets of one", "single", "share"),
@@ -247,7 +255,7 @@ def promises(study: Study) -> Table | None:
 
     def state(row: Under[Guarantee]) -> str:
         e = row.found
-        n = plural(e.n, units[row.protocol] if "group" in e.guarantee else "image")
+        n = plural(e.n, units[row.protocol] if "group" in e.guarantee else study.row)
         n += " a class" if "class" in e.guarantee else ""
         if not e.attainable:
             return f"not attainable with {n}, needs {e.needed}"
@@ -256,7 +264,7 @@ def promises(study: Study) -> Table | None:
     return table_if_any(
         "What may be promised", _each(by_protocol(study, record.promises)),
         PROTOCOL,
-        text("Promise", lambda r: GUARANTEES[r.found.guarantee].format(unit=units[r.protocol])),
+        text("Promise", lambda r: _promised(study, r.found.guarantee, units[r.protocol])),
         text("In the fold with the fewest", state),
         value("Coverage measured", lambda r: interval(r.found.coverage, "coverage")),
         value(_SIZE, lambda r: number(r.found.size, "set_size")),
@@ -277,7 +285,7 @@ def parts(study: Study) -> Table | None:
         value("Coverage", lambda r: number(r.found.coverage if r.found else None, "coverage")),
         value(_EXPECTED, lambda r: percent_range(r.found.expected if r.found else None)),
         value(_SIZE, lambda r: number(r.found.size if r.found else None, "set_size")),
-        value("n images", lambda r: count(r.found.n if r.found else None)),
+        value(f"n {study.row}s", lambda r: count(r.found.n if r.found else None)),
         note="The three worst covered of each kind; all stand in `metrics.json`.",
         grouped=True,
     )  # fmt: skip
@@ -311,13 +319,13 @@ def candidates(study: Study) -> Table | None:
         "Other sets, on validation images",
         _each(by_protocol(study, decision_record(study).candidates)),
         PROTOCOL,
-        text("Sets", lambda r: f"{r.found.score.upper()}, {GUARANTEES[r.found.guarantee]}"),
+        text("Sets", lambda r: f"{r.found.score.upper()}, {_promised(study, r.found.guarantee)}"),
         value("Coverage", lambda r: number(r.found.coverage, "coverage")),
         value("Lowest class", lambda r: number(r.found.lowest_class, "coverage")),
         value(_SIZE, lambda r: number(r.found.size, "set_size")),
         value("Sets of one", lambda r: number(r.found.single, "share")),
         value("None probable enough", lambda r: number(r.found.empty, "share")),
-        value("n images", lambda r: count(r.found.n)),
+        value(f"n {study.row}s", lambda r: count(r.found.n)),
         note="Thresholds from calibration images, measured on `val`: what a choice may rest on.",
         grouped=True,
     )  # fmt: skip
