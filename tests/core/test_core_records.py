@@ -15,6 +15,8 @@ RECORDS = (
 
 def test_manifest_round_trip(tmp_path: Path) -> None:
     manifest = Manifest(tmp_path, RECORDS)
+    names = ", ".join(manifest.class_names)
+    assert repr(manifest) == f"<Manifest of {tmp_path}: {len(RECORDS)} images, classes: {names}>"
     manifest.save(tmp_path / "manifest.csv")
     assert Manifest.load(tmp_path / "manifest.csv", tmp_path) == manifest
 

@@ -115,6 +115,10 @@ class Manifest:
     layout: str = ""
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        n, names = len(self.images), ", ".join(self.class_names) or "none"
+        return f"<Manifest of {self.root}: {n} image{'' if n == 1 else 's'}, classes: {names}>"
+
     @property
     def usable(self) -> tuple[ImageRecord, ...]:
         """The records with status ``ok`` (readable and labelled)."""
