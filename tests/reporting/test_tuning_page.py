@@ -84,6 +84,20 @@ def test_one_key_one_trial_and_no_reports_are_enough(tmp_path: Path) -> None:
     assert "optimistic" not in optimism(few)
 
 
+@pytest.mark.parametrize(("direction", "better"), [("minimise", -0.01), ("maximise", 0.01)])
+def test_a_corrected_value_that_is_better_is_not_called_a_loss(
+    direction: str, better: float
+) -> None:
+    plain = summary(direction=direction)
+    assert plain.corrected is not None
+    for sign in (1, -1):
+        value = plain.best.value + sign * better
+        corrected = plain.corrected.model_copy(update={"value": value})
+        said = optimism(plain.model_copy(update={"corrected": corrected}))
+        assert ("This is optimistic" in said) == (sign < 0)
+        assert ("here chance weighs more, and corrected for the choice it is" in said) == (sign > 0)
+
+
 @pytest.mark.parametrize("n_val", [40, 400])
 def test_few_validation_images_are_said(n_val: int) -> None:
     assert ("--folds 5" in optimism(summary(n_val=n_val))) == (n_val == 40)

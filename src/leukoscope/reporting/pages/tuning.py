@@ -90,12 +90,24 @@ def optimism(summary: TuningFile) -> str:
     ]
     corrected = summary.corrected
     if n > 1:
-        sentences.append("This is optimistic, because it chose the configuration;")
+        worse = corrected is not None and (
+            corrected.value >= best if summary.minimise else corrected.value <= best
+        )
+        if corrected is None or worse:
+            sentences.append("This is optimistic, because it chose the configuration;")
         if corrected is None:
             sentences.append("the trials at hand do not allow to say by how much.")
         else:
+            first = (
+                "corrected for the choice"
+                if worse
+                else (
+                    "It chose the configuration, which makes such a value optimistic; here chance "
+                    "weighs more, and corrected for the choice"
+                )
+            )
             sentences.append(
-                f"corrected for the choice it is {corrected.value:.4f} "
+                f"{first} it is {corrected.value:.4f} "
                 f"({corrected.low:.4f}–{corrected.high:.4f}, bootstrap over "
                 f"{plural(corrected.n_groups, 'group')})."
             )
