@@ -173,6 +173,20 @@ def test_a_plan_refuses_what_the_study_would(smears: Path, tmp_path: Path) -> No
     assert "a classifier needs two classes, found all" in done.stderr
 
 
+def test_a_class_of_one_patient_gets_a_hint(smears: Path) -> None:
+    rows = [f"patient_{p},{'hcl' if p else 'aml'}" for p in range(12)]
+    (smears / "patients.csv").write_text("patient_id,diagnosis\n" + "\n".join(rows) + "\n")
+    target = (smears, "--target", "diagnosis", "--plan")
+    done = _typed("study", *target, "-p", "grouped")
+    assert done.exit_code == 1, done.output
+    assert "images of only 1 patient: it would be missing" in done.stderr
+    assert "merge that class into another with --class NAME=OTHER" in done.stderr
+    assert "-p random divides images" in done.stderr
+    done = _typed("study", *target, "-p", "grouped", "--unit", "patient")
+    assert "--class NAME=OTHER" in done.stderr
+    assert "-p random" not in done.stderr
+
+
 def test_one_of_two_classes_that_the_data_lacks_is_named(smears: Path, tmp_path: Path) -> None:
     done = _typed("data", "samples", smears, "--out", tmp_path / "s.png",
                   "--class", "Blats=all", "--class", "Blast=all")  # fmt: skip

@@ -40,6 +40,7 @@ BoolArray = NDArray[np.bool_]
 _ATTEMPTS = 8
 _NAMED = 3
 MOST_VALUES = 20
+TOO_FEW_GROUPS = "it would be missing from train or from test"
 """Each site or cohort is a fold of its own, as many as :class:`SplitConfig` allows."""
 _TITLES = {
     "patient_id": "patient id",
@@ -289,8 +290,7 @@ def _test_sides(
     if holders.min() < 2:
         rare = images.class_names[int(holders.argmin())]
         raise SplitError(
-            f"class {rare} has images of only {holders.min()} {unit_name}: "
-            f"it would be missing from train or from test",
+            f"class {rare} has images of only {holders.min()} {unit_name}: {TOO_FEW_GROUPS}",
             hint="Groups that share overlapping images count as one. Hold out something smaller, "
             "or add data.",
         )

@@ -13,7 +13,7 @@ from leukoscope.core.protocols import PROTOCOLS, base_name, promised_protocol
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.datasets.audit.run import Audit
 from leukoscope.datasets.split_checks import split_notes
-from leukoscope.datasets.splits import make_splits, split_train_val
+from leukoscope.datasets.splits import TOO_FEW_GROUPS, make_splits, split_train_val
 
 FINAL = "final"
 
@@ -149,10 +149,15 @@ def surely_inapplicable(
     return tuple(rows)
 
 
-def none_applies(inapplicable: Sequence[Mapping[str, str]]) -> DataError:
-    """The error of a study without a protocol."""
+def none_applies(inapplicable: Sequence[Mapping[str, str]], unit: str = "image") -> DataError:
+    """The error of a study without a protocol; ``unit`` is what it classifies."""
     reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in inapplicable)
-    return DataError(f"no protocol applies to this data ({reasons})")
+    hint = ""
+    if TOO_FEW_GROUPS in reasons:
+        hint = "merge that class into another with --class NAME=OTHER, or leave its images out"
+        if unit == "image" and all(row["protocol"] != "random" for row in inapplicable):
+            hint += "; -p random divides images, whoever they are of"
+    return DataError(f"no protocol applies to this data ({reasons})", hint=hint)
 
 
 def stain_target_notes(config: StudyConfig) -> list[str]:
