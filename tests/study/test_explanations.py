@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from leukoscope.cli.commands.explain import _print_map
 from leukoscope.cli.main import app
+from leukoscope.config.explanations import FeatureMap
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.render import write_phantoms
@@ -218,3 +220,15 @@ def test_features_of_one_fold(run: Path) -> None:
     assert found["verdict"] in " ".join(output.split())
     for name in ("pca.png", "tsne.png"):
         assert cv2.imread(str(folder / name)).shape[1] > 1000
+
+
+def test_features_of_few_images_have_no_table(capsys: pytest.CaptureFixture[str]) -> None:
+    few = FeatureMap(
+        schema=1, recipe="bn-cnn", protocol="random", fold=0, n=6, dimensions=128,
+        explained_variance=(0.5, 0.2), neighbours=10, structures=(), verdict="",
+    )  # fmt: skip
+    _print_map(few)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "6 test images, 128 features" in said
+    assert "No neighbours are compared: it takes images with more than 10 others" in said
+    assert "silhouette" not in said

@@ -24,7 +24,7 @@ from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from leukoscope.analyses.explanation_audit import AuditPlan
-    from leukoscope.config.explanations import Explanation
+    from leukoscope.config.explanations import Explanation, FeatureMap
     from leukoscope.study.explanations import Look, ModelSource
 
 AUDIT_PARTS = {"settings", "stages", "summary", "verdicts"}  # printed with --json
@@ -272,12 +272,25 @@ def features(
     if as_json:
         print_json(result.to_json())
         return
-    out_console = console()
-    out_console.print(
-        f"{result.n} test images, {result.dimensions} features: {source.recipe}, "
-        f"{source.protocol}, fold {fold}",
+    _print_map(result)
+    say(f"\nmaps  {folder}")
+
+
+def _print_map(result: FeatureMap) -> None:
+    """What the features are arranged by; no table where nothing could be compared."""
+    out = console()
+    out.print(
+        f"{result.n} test images, {result.dimensions} features: {result.recipe}, "
+        f"{result.protocol}, fold {result.fold}",
         markup=False,
     )
+    if not result.structures:
+        out.print(
+            f"No neighbours are compared: it takes images with more than {result.neighbours} "
+            "others that are of another group of overlapping images; take a study of more images, "
+            "or of fewer folds."
+        )
+        return
     heads = ("what", "neighbours", "groups", "images", "silhouette", "purity", "chance", "best",
              "score")  # fmt: skip
     rows = [
@@ -293,12 +306,11 @@ def features(
         for row in result.structures
     ]
     print_table(heads, rows)
-    out_console.print(
+    out.print(
         f"purity: share of the {result.neighbours} nearest that agree; score: 0 as by chance, "
         "1 as pure as it can be\n"
     )
-    out_console.print(result.verdict, markup=False)
-    say(f"\nmaps  {folder}")
+    out.print(result.verdict, markup=False)
 
 
 def _number(value: float | None) -> str:
