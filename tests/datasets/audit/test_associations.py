@@ -112,6 +112,10 @@ def test_holm_over_columns_and_the_finding() -> None:
     assert (said["level"], said["code"]) == ("warning", "column-follows-class")
     assert "scanner (2 values)" in said["text"]
     assert "corrected for 2 columns" in said["text"]
+    assert ") follows the class (" in said["text"]
+    weak = [row | {"effect": 0.06} for row in passport["columns"] if row["column"] == "scanner"]
+    (said,) = findings_of_columns({"columns": weak})
+    assert ") is weakly associated with the class (Cramér's V 0.06" in said["text"]
 
 
 def test_a_role_is_no_column_to_test_and_cell_types_are_no_warning() -> None:

@@ -12,6 +12,9 @@ from leukoscope.datasets.audit.neighbour_search import SLOW
 STRONG = 0.5
 """Cramér's V from which the acquisition or the scale bar follows the class."""
 
+WEAK = 0.1
+"""Effect below which a column is associated with the class, but does not follow it."""
+
 OF_THE_DISEASE = frozenset({"cell_type", "diagnosis", "given_label"})
 """Columns that may follow the class because both are the disease."""
 
@@ -294,10 +297,12 @@ def _columns(passport: Passport) -> Iterator[Finding]:
         shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
         family = f", corrected for {tested} columns" if tested > 1 else ""
         biology = name in OF_THE_DISEASE
+        weak = column["effect"] < WEAK
+        how = "is weakly associated with the class" if weak else "follows the class"
         yield _entry(
             "info" if biology else "warning",
             "column-follows-class",
-            f"The column {name} ({_n(column['values'], 'value')}) follows the class "
+            f"The column {name} ({_n(column['values'], 'value')}) {how} "
             f"({column['measure']} {column['effect']:.2f}, {shown} by permutation of "
             f"{column['unit']}s{family}): "
             + (
