@@ -365,6 +365,15 @@ def test_a_protocol_that_tests_everything_or_does_not_apply_is_refused(
         hold_out(three, study)
 
 
+def test_a_folder_without_a_tuning_cannot_be_resumed(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["tune", "--resume", "--out", str(tmp_path / "nope")])
+    assert done.exit_code == 2
+    said = " ".join(done.output.split())
+    assert "expected the folder of a tuning, found no tune.toml in it" in said
+    assert "without --resume" in said
+    assert "Errno" not in said
+
+
 def test_the_command_line(phantoms: Path, tmp_path: Path) -> None:
     out, runner = str(tmp_path / "out"), CliRunner()
     options = ["--search", SEARCH[0], "-r", "cnn-baseline", "-p", "grouped", "--out", out]

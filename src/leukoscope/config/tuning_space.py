@@ -287,6 +287,11 @@ def load_tune_config(path: Path) -> TuneConfig:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path.parent}: expected the folder of a tuning, found no {path.name} in it",
+            hint="name the folder that was given to --out, or start a new tuning without --resume",
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected the configuration of a tuning, but {error}") from None
     return validate(TuneConfig, values, str(path))
