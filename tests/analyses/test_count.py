@@ -128,6 +128,20 @@ def test_corrections_are_certain_and_the_latest_holds(
     assert a["classes"][2]["adjusted"] > 0.1  # a cell that a person named is certain
 
 
+def test_corrections_that_are_not_there_stop_before_the_count(
+    smears: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leukoscope.runtime.predictor.load_bundle", None)  # is not reached
+    out, gone = tmp_path / "o", tmp_path / "nope.csv"
+    done = run(smears, "-b", bundle, "--out", out, "--corrections", gone, code=1)
+    said = " ".join(done.output.split())
+    assert "found no such file" in said
+    assert "nothing was counted; name the file" in said
+    (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
+    run(smears, "-b", bundle, "--out", out, "--corrections", tmp_path / "wrong.csv", code=1)
+    assert not out.exists()
+
+
 def test_wrong_corrections_are_named(smears: Path, bundle: Path, tmp_path: Path) -> None:
     out, path = tmp_path / "out", tmp_path / "corrections.csv"
     run(smears, "-b", bundle, "--out", out, code=3)

@@ -231,6 +231,21 @@ def _cell(said: Prediction, path: str, sha256: str, box: Box | None) -> Cell:
     )
 
 
+def check_corrections(files: Iterable[Path]) -> None:
+    """Refuse files that are no corrections before anything is counted.
+
+    Raises:
+        DataError: A file is missing, cannot be read or lacks a column.
+    """
+    for path in files:
+        if not path.is_file():
+            raise DataError(
+                f"{path}: expected corrections that a sheet of cells saved, found no such file",
+                hint="nothing was counted; name the file that the sheet's button downloaded",
+            )
+        read_rows(path, REQUIRED)
+
+
 def apply_corrections(
     patients: Iterable[PatientCells], files: Sequence[Path], class_names: Sequence[str]
 ) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,11 +135,10 @@ def count(
     """
     from leukoscope.analyses.count.result import Wanted, count_held_out, make_counts
     from leukoscope.analyses.count.shares import Question, blast_classes
-    from leukoscope.evaluation.prevalence import check_method
     from leukoscope.runtime.engines import one_thread_each
     from leukoscope.runtime.predictor import load_bundle
 
-    check_method(method)
+    _check_asked(method, corrections or ())
 
     def wanted(names: tuple[str, ...], show: Callable[[str, int, int], None]) -> Wanted:
         question = Question(names, blast_classes(names, blast), blast_threshold / 100)
@@ -163,6 +162,15 @@ def count(
             result, cells = make_counts(predictor, material, asked)
     print_json(result.to_json()) if as_json else _print(result, out)
     return _tell_unreadable(cells)
+
+
+def _check_asked(method: str, corrections: Sequence[Path]) -> None:
+    """Refuse what would end the count after the work."""
+    from leukoscope.analyses.count.cells import check_corrections
+    from leukoscope.evaluation.prevalence import check_method
+
+    check_method(method)
+    check_corrections(corrections)
 
 
 def _study(context: typer.Context, run: Path, recipe: str | None) -> tuple[RunFiles, str]:
