@@ -80,6 +80,7 @@ def test_the_command_line_wins_over_the_file(images: Path) -> None:
     ("text", "message"),
     [
         ("protocols = []", "Did you mean 'protocol'?"),
+        ("protocols = []", "unknown key 'protocols' in "),
         ("folds = true", "expected a whole number"),
         ('recipe = "quick"', "expected a list of texts"),
         ("folds = ", "not valid TOML"),

@@ -77,14 +77,21 @@ class ConfigError(UsageError):
 
 
 class UnknownNameError(UsageError):
-    """A name that a registry does not hold; lists the choices and the nearest match."""
+    """A name that a registry does not hold; lists the choices and the nearest match.
 
-    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+    Args:
+        where: The file that it stands in, if it is in one.
+    """
+
+    def __init__(
+        self, kind: str, name: str, choices: Iterable[str], *, where: Path | str = ""
+    ) -> None:
         known = sorted(choices)
         near = " or ".join(map(repr, nearest_names(name, known)))
         guess = f"Did you mean {near}? " if near else ""
         super().__init__(
-            f"unknown {kind} {name!r}", hint=f"{guess}Choices: {', '.join(known) or 'none'}"
+            f"unknown {kind} {name!r}{f' in {where}' if where else ''}",
+            hint=f"{guess}Choices: {', '.join(known) or 'none'}",
         )
         self.choices = tuple(known)
 

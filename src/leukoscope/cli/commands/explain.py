@@ -198,7 +198,7 @@ def _print_explanations(found: list[Explanation], sources: list[ModelSource], fo
     if any(entry.part in ("train", "val") for entry in found):
         say("! some of these images were used to fit or select the model that is explained")
     panels = len({entry.panel for entry in found})
-    say(f"\n{panels} panels  {folder}\n{DISCLAIMER}")
+    say(f"\n{panels} panel{'' if panels == 1 else 's'}  {folder}\n{DISCLAIMER}")
 
 
 def _audit(

@@ -197,7 +197,7 @@ def _defaults(study: TyperCommand, values: Mapping[str, Any], path: Path) -> dic
     defaults = {}
     for key, value in values.items():
         if key not in known:
-            raise UnknownNameError(f"{path}: key", key, known)
+            raise UnknownNameError("key", key, known, where=path)
         parameter = known[key]
         kinds = {"flag": bool, "number": int}.get(parameter.kind, str)
         parts = value if parameter.many and isinstance(value, list) else [value]
