@@ -93,9 +93,9 @@ def ensembles(study: Study) -> list[Section]:
     blocks: list[Block] = [
         Paragraph(
             "Members were combined image by image, fold by fold, from their calibrated "
-            "probabilities; all stand in the same parts of the same folds, and the result was "
-            "calibrated again on the calibration images. Weights were fitted on the validation "
-            "images. No test image took part."
+            "probabilities; all stand in the same parts of the same folds. Means stay as they "
+            "are; votes and fuzzy rules are calibrated as every fold is. Weights were fitted on "
+            "the validation images. No test image took part in its own answer."
         ),
         _members(record),
     ]
