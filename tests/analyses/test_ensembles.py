@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from leukoscope.analyses.ensemble_members import common_folds, load_members
@@ -23,6 +24,7 @@ from leukoscope.evaluation.calibration.scaling import (
     fit_temperature,
     softmax,
 )
+from leukoscope.evaluation.combining import log_probs
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.evaluation.statistics.leaderboard import holm_adjusted
@@ -129,24 +131,33 @@ def test_an_ensemble_is_a_run_with_members_and_plain_averaging_beside_it(
     assert "IF features-knn IS high AND features-svm IS high THEN support IS very high" in report
 
 
-def test_the_mean_is_the_mean_and_a_vote_is_calibrated_on_the_other_fold(
+def test_means_and_votes_get_one_temperature_of_the_other_fold(
     ensemble: StudyResult,
 ) -> None:
     table = PredictionTable.load(ensemble.run.predictions)
-    own = []
+    own: list[PredictionTable] = []
+    means: list[tuple[list[PredictionTable], PredictionTable]] = []
     for number in (0, 1):
         of_fold = table.select(fold=number)
         recipes = (*CLASSIFIERS, "ensemble-vote", "ensemble-mean")
         parts = [of_fold.select(recipe=name) for name in recipes]
         *members, vote, mean = (part.take(np.argsort(part.image_id)) for part in parts)
-        np.testing.assert_allclose(
-            mean.probs, np.mean([part.probs for part in members], axis=0), atol=1e-6
-        )
         own.append(vote)
+        means.append((members, mean))
     fold, other = load_folds(ensemble.run.splits)[0], own[1].select(part="test")
     weights = evidence_weights(np.array(fold.units(other.image_id.tolist())))
     temperature = fit_temperature(other.logits, other.y_true, weights)
     np.testing.assert_allclose(own[0].probs, softmax(own[0].logits / temperature), atol=1e-6)
+
+    def fitted(probs: NDArray[np.float64], kept: NDArray[np.bool_]) -> float:
+        return fit_temperature(log_probs(probs[kept]), other.y_true, weights)
+
+    members, kept = means[1][0], means[1][1].part == "test"
+    mean = np.mean([part.probs for part in members], axis=0)
+    by_member = [fitted(part.probs, kept) for part in members]
+    left = fitted(mean, kept) / float(np.exp(np.mean(np.log(by_member))))
+    shown = np.mean([part.probs for part in means[0][0]], axis=0)
+    np.testing.assert_allclose(means[0][1].probs, softmax(log_probs(shown) / left), atol=1e-5)
 
 
 def test_the_record_names_members_weights_and_tests(ensemble: StudyResult) -> None:

@@ -29,7 +29,7 @@ from leukoscope.core.files import sha256_file, write_json, write_text
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold, save_folds
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.evaluation.calibration.scaling import softmax
+from leukoscope.evaluation.calibration.scaling import evidence_weights, fit_temperature, softmax
 from leukoscope.evaluation.combining import (
     accuracy_weights,
     fit_weights,
@@ -51,6 +51,7 @@ from leukoscope.evaluation.statistics.metrics import compute_metrics
 from leukoscope.pipeline.features.patient_store import open_store
 from leukoscope.pipeline.folds import groups_of
 from leukoscope.pipeline.jobs import (
+    Logits,
     calibration_tables,
     calibrations_of_run,
     fit_fold_calibration,
@@ -65,6 +66,7 @@ from leukoscope.study.run import StudyResult
 
 EnsembleMethod = Literal["mean", "weighted", "accuracy-weighted", "vote", "fuzzy"]
 COMPARED = ("accuracy", "log_loss")
+_Place = tuple[str, int, str, str]
 SCORED = ("vote", "fuzzy")
 """Methods whose result is a score, and becomes a probability by being calibrated."""
 ENSEMBLE_TITLES: Mapping[str, str] = {
@@ -191,8 +193,14 @@ def _combined(
     names = members[0].table.class_names
     made: dict[tuple[str, str], list[tuple[Fold, PredictionTable]]] = {}
     weights: dict[str, dict[str, list[list[float]]]] = {}
+    answers: dict[_Place, Logits] = {}
     for done, fold in enumerate(folds, start=1):
         stacked = stack(members, fold)
+        places = zip(stacked.part.tolist(), stacked.ids.tolist(), strict=True)
+        answers |= {
+            (fold.protocol, fold.fold, part, name): stacked.probs[:, row]
+            for row, (part, name) in enumerate(places)
+        }
         for method in methods:
             table, found = combine(method, stacked, names, system)
             made.setdefault((method, fold.protocol), []).append((fold, table))
@@ -204,22 +212,35 @@ def _combined(
     for (rule, protocol), pairs in made.items():
         rows = calibration_tables([table for _, table in pairs])
         for (fold, table), cal in zip(pairs, rows, strict=True):
-            record = _calibration(rule, fold, cal)
+            record = _calibration(rule, fold, cal, answers)
             tables.append(with_calibration(table, record))
             if record is not None:
                 calibrations[str(table.recipe[0]), protocol, fold.fold] = record
     return tables, weights, calibrations
 
 
-def _calibration(method: str, fold: Fold, rows: PredictionTable) -> Calibration | None:
-    """Of an ensemble on one fold: one temperature, or none for means of calibrated members.
+def _calibration(
+    method: str, fold: Fold, rows: PredictionTable, answers: Mapping[_Place, Logits]
+) -> Calibration | None:
+    """Of an ensemble on one fold: one temperature.
 
-    A fold's members were scaled on the other folds, and their means scaled on the other folds once
-    more would go further the same way: a fold that is harder than the others would end too sure.
+    A fold's members were scaled on the other folds; scaled there once more they go further the same
+    way, and a fold that is harder than the others ends too sure. So the temperature of a mean is
+    divided by the members' own on the same rows: what is left is what averaging did, and a model
+    and its copy stay as they are.
+
+    Args:
+        answers: Protocol, fold, part and image → (M, K) probabilities of the members.
     """
-    if method in SCORED:
-        return fit_fold_calibration(fold, rows, vector=False)
-    return Calibration(temperature=1.0, n_cal=len(rows)) if len(rows) else None
+    found = fit_fold_calibration(fold, rows, vector=False)
+    if found is None or method in SCORED:
+        return found
+    keys = zip(rows.fold.tolist(), rows.part.tolist(), rows.image_id.tolist(), strict=True)
+    members = np.stack([answers[fold.protocol, *key] for key in keys], axis=1)
+    weights = evidence_weights(np.array(fold.units(rows.image_id.tolist())))
+    own = [fit_temperature(log_probs(probs), rows.y_true, weights) for probs in members]
+    again = float(np.exp(np.mean(np.log(own))))
+    return found.model_copy(update={"temperature": found.temperature / again})
 
 
 def _calibrations_of(

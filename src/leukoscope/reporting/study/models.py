@@ -93,9 +93,9 @@ def ensembles(study: Study) -> list[Section]:
     blocks: list[Block] = [
         Paragraph(
             "Members were combined image by image, fold by fold, from their calibrated "
-            "probabilities; all stand in the same parts of the same folds. Means stay as they "
-            "are; votes and fuzzy rules are calibrated as every fold is. Weights were fitted on "
-            "the validation images. No test image took part in its own answer."
+            "probabilities; all stand in the same parts of the same folds. One temperature, "
+            "fitted on what the other folds answered, takes back what averaging did. Weights were "
+            "fitted on the validation images. No test image took part in its own answer."
         ),
         _members(record),
     ]
