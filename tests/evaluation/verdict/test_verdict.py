@@ -247,6 +247,13 @@ def test_a_model_that_may_be_better_than_chance_is_told_how_many_groups_would_sh
     found = judge(study(result("grouped", 0.8, 0.7, half=0.3, groups=20)))
     assert found["level"] == "unsafe"
     assert found["needs"] == ["about 45 patients, if its ROC AUC stays at 0.70"]
+    merged, clusters = (
+        result(name, 0.8, area, half=half, groups=20)
+        for name, area, half in (("acquisition-merged", 0.95, 0.02), ("acquisition", 0.7, 0.3))
+    )
+    found = judge(study(merged, clusters))  # the milder of both judged protocols is the one
+    assert "whole acquisition clusters are held out the model is not shown" in found["headline"]
+    assert found["needs"] == ["about 45 acquisition clusters, if its ROC AUC stays at 0.70"]
 
 
 def test_clusters_stand_in_where_there_are_no_patients_and_the_level_says_so() -> None:

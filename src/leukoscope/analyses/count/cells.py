@@ -204,16 +204,16 @@ def count_cells(predictor: Predictor, material: Material, tell: Tell) -> list[Pa
         truth = (material.truth or {}).get(name, "")
         if truth:
             one.truth[truth] = one.truth.get(truth, 0) + 1
-        if not isinstance(answer, Failure):
-            one.sha256.append(answer.sha256)
         if isinstance(answer, Failure):
             one.unreadable.append(answer)
-        elif parts:
-            one.cells += [_cell(said, name, answer.sha256, part.box) for part, said in parts]
-        elif NO_LEUKOCYTE in answer.reasons:
-            one.empty.append(name)
         else:
-            one.cells.append(replace(_cell(answer, name, answer.sha256, None), truth=truth))
+            one.sha256.append(answer.sha256)
+            if parts:
+                one.cells += [_cell(said, name, answer.sha256, part.box) for part, said in parts]
+            elif NO_LEUKOCYTE in answer.reasons:
+                one.empty.append(name)
+            else:
+                one.cells.append(replace(_cell(answer, name, answer.sha256, None), truth=truth))
         parts.clear()
         tell(done, total)
     return [found[patient] for patient in sorted(found)]

@@ -31,11 +31,8 @@ from leukoscope.config.counts import (
 from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.core.files import write_csv
 from leukoscope.evaluation.prevalence import PrevalenceModel, Shares
-from leukoscope.evaluation.statistics.intervals import (
-    bland_altman,
-    bootstrap_mean,
-    proportion_interval,
-)
+from leukoscope.evaluation.statistics.agreement import bland_altman
+from leukoscope.evaluation.statistics.intervals import bootstrap_mean, proportion_interval
 
 BLASTS = (
     "blast", "myeloblast", "lymphoblast", "monoblast", "promonocyte",

@@ -95,14 +95,10 @@ def judge(metrics: Measurements, *, recipe: str | None = None) -> Verdict:
         level = "plausible-by-clusters"
     reasons = against or [text for text, _ in missing]
     needs = [need for _, need in missing if need]
-    if against and judged and not judged[0].skill:
-        needs = _skill_needs(
-            next(
-                r
-                for r in metrics.results
-                if r.recipe == recipe and r.protocol == judged[0].protocol
-            )
-        )
+    unproven = [score.protocol for score in judged if not score.skill]
+    if against and unproven:
+        results = {r.protocol: r for r in metrics.results if r.recipe == recipe}
+        needs = _skill_needs(results[unproven[0]])
     said = _conclusion(level, reasons, sources)
     named = str(recipe) if metrics.foreign else None
     head = f"{summary(scores, metrics.split, named)}; {said}"
