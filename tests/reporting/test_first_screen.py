@@ -55,12 +55,15 @@ def test_the_accuracy_is_shown_from_the_mildest_protocol_to_the_next_unit(study:
 
 
 def test_a_source_that_is_shown_is_named_with_its_remedy(study: Study) -> None:
-    shown = SourceVerdict(source="stain", status="shown", probe="stain-only", share=SHARE)
+    shown = SourceVerdict(
+        source="stain", status="shown", probe="stain-only", protocol="acquisition", share=SHARE
+    )
     open_ = SourceVerdict(source="file", status="open", reason="not run")
     _, sources, steps = lead(changed(study, level="unsafe", sources=(shown, open_)))
     assert [(span.tone, span.text) for span in sources.spans] == [
         ("bad", "✗ 70.0 % (60.0–80.0)"), ("open", "? open"),
     ]  # fmt: skip
+    assert sources.title == "Explained without any cell, clusters held out"  # as the shares are
     assert "stain every class in the same laboratory" in steps["Remove “stain colour” as a clue:"]
 
 
@@ -69,6 +72,12 @@ def test_what_is_open_is_closed_and_the_honest_figure_is_quoted(study: Study) ->
     found = dict(steps)
     assert found["To settle what is open:"] == "more groups."
     assert any(key.startswith("Quote ") for key in found)
+    assert "Measure it elsewhere:" not in found  # it has no bundle, as an ensemble has none
+    study.run.bundle.mkdir()
+    try:
+        found = dict(report._steps(study))
+    finally:
+        study.run.bundle.rmdir()
     assert "leukoscope evaluate run/bundle" in found["Measure it elsewhere:"]
 
 

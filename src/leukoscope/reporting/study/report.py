@@ -15,6 +15,7 @@ from leukoscope.core.files import write_text
 from leukoscope.core.protocols import PROTOCOLS, SEPARATING, WORDS
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.verdict.rule import judged_protocols, protocol_scores
+from leukoscope.evaluation.verdict.sentences import join
 from leukoscope.reporting.content import (
     STATUS_SIGNS,
     Block,
@@ -141,8 +142,12 @@ def _sources(study: Study) -> Ranges:
             spans.append(Span(label, sign, None, tone=tone))
         else:
             spans.append(_span(label, source.share, tone, sign[0]))
-    known = PROTOCOLS.get(study.metrics.verdict.protocol or "")
-    where = f", {known.setting_label}" if known else ""
+    given = [
+        s.protocol for s in study.metrics.verdict.sources if s.share and s.share.value is not None
+    ]
+    under = dict.fromkeys(given or [study.metrics.verdict.protocol or ""])
+    labels = [PROTOCOLS[name].setting_label for name in under if name in PROTOCOLS]
+    where = f", {join(labels)}" if labels else ""
     return Ranges(
         f"Explained without any cell{where}",
         tuple(spans),
@@ -219,7 +224,7 @@ def _later(study: Study) -> Iterator[tuple[str, str]]:
             "a manifest column `patient_id`, or `--layout` with `'{class}/{patient}'` for folders, "
             "`'{class}/{patient}_*.png'` for names of files.",
         )
-    if not study.metrics.external:
+    if not study.metrics.external and study.run.bundle.is_dir():
         yield (
             "Measure it elsewhere:",
             f"`leukoscope evaluate {name}/bundle OTHER_DATA` on images of another laboratory.",
