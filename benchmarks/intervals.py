@@ -30,7 +30,9 @@ SETTINGS = ("10", "17 unequal", "20", "25", "50")
 ACCURACIES = (0.7, 0.8, 0.9, 0.95, 0.99)
 CORRELATIONS = (0.1, 0.2, 0.3)
 CLASSES = ("healthy", "all")
-METRICS = ("roc_auc", "balanced_accuracy", "weighted_f1", "log_loss")
+METRICS = ("roc_auc", "balanced_accuracy", "macro_f1", "weighted_f1", "log_loss")
+RARE = (("40 and 6", 46, 40), ("60 and 22", 82, 60), ("95 and 5", 100, 95))
+"""Patients of one class each: title, all, and the first that is ill."""
 SIGNALS = ((1.2, 0.8), (2.2, 1.2))  # distance of the classes, spread between groups
 PATIENTS = (
     1, 1, 1, .997, .974, .949, .945, .921, .88, .774, .706, .637, .395, .232,
@@ -76,6 +78,8 @@ def table(
 
 def sizes_of(setting: str, rng: np.random.Generator) -> IntArray:
     """(G,) images of each group."""
+    if setting in {name for name, *_ in RARE}:
+        return rng.integers(20, 91, next(number for name, number, _ in RARE if name == setting))
     if setting == "17 unequal":
         return np.round(np.exp(rng.normal(3.5, 0.9, 17))).clip(5, 600).astype(np.int64)
     return rng.integers(20, 91, int(setting))
@@ -150,11 +154,13 @@ def _training(groups: int, spread: float, repetitions: int) -> tuple[float, floa
 def scores(
     setting: str, signal: tuple[float, float], rng: np.random.Generator, groups: int = 0
 ) -> Sample:
-    """Two classes mixed in every group; each group shifts its scores."""
+    """Two classes mixed in every group, but of patients of one class; each shifts its scores."""
     distance, between = signal
     sizes = np.concatenate([sizes_of(setting, rng) for _ in range(max(1, groups))])
     member = np.repeat(np.arange(len(sizes)), sizes)
     y = rng.integers(0, 2, len(member))
+    for name, number, first in RARE:
+        y = (member % number >= first).astype(np.int64) if setting == name else y
     shift = rng.normal(0, between, len(sizes))[member]
     score = (2 * y - 1) * distance + shift + rng.normal(0, 1, len(member))
     p = 1 / (1 + np.exp(-2 * distance / (1 + between**2) * score))
@@ -232,20 +238,32 @@ def _answers(x: FloatArray, y: IntArray, new: FloatArray) -> FloatArray:
 
 
 def ranked(repetitions: int) -> None:
-    """Metrics that are no proportions."""
+    """Other metrics than accuracy, of groups that mix classes and of patients of one class."""
+    _ranked_table("Other metrics, before · now: coverage", SETTINGS, "groups", repetitions)
+    settings = [name for name, *_ in RARE]
+    title = "The same metrics of healthy and ill patients, before · now: coverage"
+    _ranked_table(title, settings, "patients", repetitions)
+
+
+def _ranked_table(title: str, settings: Sequence[str], unit: str, repetitions: int) -> None:
     rows = []
     for signal in SIGNALS:
-        y, p, _ = scores("50", signal, np.random.default_rng(7), groups=100)
-        whole = weighted_metrics(y, p, CLASSES, np.ones((1, len(y))), METRICS)
-        truth = {name: float(value[0]) for name, value in whole.items()}
-        found = {s: _ranked(s, signal, truth, repetitions) for s in SETTINGS}
-        rows += [
-            [name, f"{truth[name]:.3f}", *(f"{o:.3f} · {n:.3f}" for o, n in
-                                          (found[s][name] for s in SETTINGS))]
-            for name in METRICS
-        ]  # fmt: skip
-    table("Other metrics, before · now: coverage", repetitions,
-          ("metric", "truth", *(f"{s} groups" for s in SETTINGS)), rows)  # fmt: skip
+        found = {}
+        for s in settings:
+            y, p, _ = scores("50" if unit == "groups" else s, signal, np.random.default_rng(7), 100)
+            whole = weighted_metrics(y, p, CLASSES, np.ones((1, len(y))), METRICS)
+            truth = {name: float(value[0]) for name, value in whole.items()}
+            held = _ranked(s, signal, truth, repetitions)
+            found[s] = {n: (truth[n], *held[n]) for n in METRICS}
+        for name in METRICS:
+            cells = [found[s][name] for s in settings]
+            if unit == "groups":
+                texts = [f"{cells[0][0]:.3f}", *(f"{o:.3f} · {n:.3f}" for _, o, n in cells)]
+            else:
+                texts = [f"{t:.3f}: {o:.3f} · {n:.3f}" for t, o, n in cells]
+            rows.append([name, *texts])
+    head = ("metric", "truth") if unit == "groups" else ("metric, its truth in each cell",)
+    table(title, repetitions, (*head, *(f"{s} {unit}" for s in settings)), rows)
 
 
 def _ranked(

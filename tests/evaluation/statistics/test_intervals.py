@@ -160,6 +160,25 @@ def test_a_value_of_nothing_rests_on_its_own_class() -> None:
     assert found["f1_healthy"].high == pytest.approx(found["recall_healthy"].high)
 
 
+def test_one_error_among_many_patients_costs_little() -> None:
+    """Few degrees of freedom on the logit scale had made (96–100 %) one of (52–100 %)."""
+    y = np.repeat([0, 1], 200)
+    called = y.copy()
+    called[7] = 1
+    groups = np.arange(400) // 10
+    found = bootstrap_metrics(y, np.eye(2)[called] * 0.8 + 0.1, TWO, groups=groups)
+    for name in ("balanced_accuracy", "macro_f1", "weighted_f1", "f1_all", "weighted_precision"):
+        assert 0.93 < found[name].low < found[name].value < found[name].high < 1, name
+
+
+def test_patients_of_a_rare_class_that_agree_are_not_taken_for_many() -> None:
+    """Five ill patients, four of them found: the jackknife alone held .8 too rarely."""
+    y = (np.arange(100) >= 95).astype(np.int64)
+    called = np.where(np.arange(100) == 99, 0, y)
+    found = bootstrap_metrics(y, np.eye(2)[called] * 0.8 + 0.1, TWO)["balanced_accuracy"]
+    assert found.low < 0.75 and found.high > 0.95
+
+
 def test_no_error_at_all_still_has_an_interval() -> None:
     y = np.arange(40) % 2
     found = bootstrap_metrics(y, np.eye(2)[y] * 0.8 + 0.1, TWO, replicates=100)

@@ -11,6 +11,7 @@ from sklearn import metrics as oracle
 
 from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.evaluation.statistics.intervals import bootstrap_metrics
+from leukoscope.evaluation.statistics.limits import effective_groups
 from leukoscope.evaluation.statistics.metrics import (
     METRICS,
     compute_metrics,
@@ -260,3 +261,28 @@ def test_a_proportion_of_an_unknown_class_is_refused() -> None:
     assert hits_and_trials("recall_malignant", y, prob, names) is not None
     with pytest.raises(DataError, match=r"recall_prob: expected .* benign, pro_b, got prob"):
         hits_and_trials("recall_prob", y, prob, names)
+
+
+@pytest.mark.parametrize("called", [[0, 1, 2], [0, 1], [1, 2]])
+def test_hits_over_trials_are_the_metric(called: list[int]) -> None:
+    """With classes that are never called, and with one that has no image."""
+    names = ("healthy", "early_pre_b", "pro_b")
+    rng = np.random.default_rng(0)
+    for classes in ([0, 1, 2], [0, 2]):
+        y = rng.choice(classes, 60)
+        prob = np.eye(3)[np.where(rng.random(60) < 0.6, y, rng.choice(called, 60))] * 0.7 + 0.1
+        values = compute_metrics(y, prob, names)
+        seen = 0
+        for name, value in values.items():
+            found = hits_and_trials(name, y, prob, names)
+            if found is None:
+                assert metric_of(name).interval not in ("proportion", "by class")
+                continue
+            hits, trials = found
+            seen += 1
+            assert (hits <= trials + 1e-12).all()
+            share = hits.sum() / trials.sum() if trials.any() else np.nan
+            assert share == pytest.approx(value, nan_ok=True), name
+            if metric_of(name).interval == "by class" and trials.any():
+                assert trials.sum() == pytest.approx(effective_groups(trials)), name
+        assert seen == 5 + 4 * 3 + 2

@@ -3,10 +3,11 @@
 Images of one patient, slide or overlapping field are not independent, so whole groups are left out
 or drawn. Three ways, by what is measured:
 
-* a proportion (accuracy, recall, specificity, precision, any mean of yes or no): Wilson's score
-  interval with the standard error of the jackknife over groups;
+* a proportion (accuracy, recall, specificity, precision, any mean of yes or no; with a weight for
+  each class also balanced accuracy and F1): Wilson's score interval with the standard error of the
+  jackknife over groups;
 * any other metric of predictions: the same standard error and Student's t on the logit scale
-  (metrics within 0–1) or the log scale (log loss, Brier score);
+  (areas under curves) or the log scale (log loss, Brier score);
 * differences, shares and means of numbers: whole groups drawn with replacement (cluster bootstrap;
   Davison & Hinkley 1997, section 3.8), with expanded percentiles (Hesterberg 2015) for few groups.
 
@@ -137,11 +138,7 @@ def bootstrap_metrics(
     whole = weighted_metrics(truth, prob, class_names, np.ones((1, len(truth))), names, roles)
     values = {name: float(value[0]) for name, value in whole.items()}
     shares = {name: hits_and_trials(name, truth, prob, class_names, roles) for name in whole}
-    others = [
-        name
-        for name, share in shares.items()
-        if share is None and metric_of(name).interval != "binned"
-    ]
+    others = [name for name in whole if metric_of(name).interval in ("log", "logit")]
     left_out = _left_out(resampling, truth, prob, class_names, others, roles)
     without: dict[str, FloatArray] = {}
     if fits is not None:
@@ -151,18 +148,21 @@ def bootstrap_metrics(
             without = weighted_metrics(truth, prob, class_names, kept, names, roles)
     result = {}
     for name, value in values.items():
-        share = shares[name]
-        if share is not None:
+        share, kind = shares[name], metric_of(name).interval
+        parts = None
+        if value in (0.0, 1.0) and kind in ("by class", "logit"):
+            parts = _parts(name, resampling, truth, prob, class_names)
+        if kind == "by class" and parts is not None:
+            result[name] = resampling.all_or_none(value, *parts)
+        elif share is not None:
             result[name] = resampling.proportion(*share, without.get(name))
-        elif metric_of(name).interval == "binned":
+        elif kind == "binned":
             result[name] = resampling.binned(ece_gaps(truth, prob))
         else:
-            scale: Scale = "log" if metric_of(name).interval == "log" else "logit"
+            scale: Scale = "log" if kind == "log" else "logit"
             result[name] = resampling.limits(
-                value, left_out[name], scale, without_fit=without.get(name),
-                parts=_parts(name, resampling, truth, prob, class_names)
-                if value in (0.0, 1.0) else None,
-            )  # fmt: skip
+                value, left_out[name], scale, without_fit=without.get(name), parts=parts
+            )
     return {name: replace(interval, value=values[name]) for name, interval in result.items()}
 
 
@@ -331,7 +331,7 @@ class Resampling:
         ``times`` multiplies the variance between groups: for m new groups of G seen, 1 + G / m;
         ``without_fit``: see
         :func:`~leukoscope.evaluation.statistics.limits.add_training_variance`; ``parts``, for a
-        value of 0 or 1: weights and groups of the classes that it is a mean of, by default all.
+        value of 0 or 1: see :meth:`all_or_none`, by default all classes.
         """
         block, places = self.blocks()
         used = np.isfinite(left_out)
@@ -342,8 +342,8 @@ class Resampling:
         elif scale == "logit" and value in (0.0, 1.0):
             found = np.array(self.of_class, np.float64)
             weights, trials = parts or (np.full(len(found), 1 / len(found)), found)
-            least = least_mean(weights, trials / times, self.confidence)
-            low, high = (least, 1.0) if value else (0.0, 1 - least)
+            exact = self.all_or_none(value, weights, trials / times)
+            low, high = exact.low, exact.high
         elif value > 0:
             sizes = np.bincount(block[self.member]).astype(np.float64)
             between, df = jackknife_variance(left_out, places, sizes)
@@ -356,14 +356,26 @@ class Resampling:
             )
         return Interval(value, low, high, self.n_groups, int(used.sum()), reliable)
 
+    def all_or_none(self, value: float, weights: FloatArray, trials: FloatArray) -> Interval:
+        """Limits of a metric of exactly 0 or 1, which is a weighted mean over classes.
+
+        Args:
+            value: 0 or 1.
+            weights: (K,) of its classes, sum 1.
+            trials: (K,) how many groups each class was tried on.
+        """
+        least = least_mean(weights, trials, self.confidence)
+        low, high = (least, 1.0) if value else (0.0, 1 - least)
+        return Interval(value, low, high, self.n_groups, self.n_groups, self.reliable)
+
     def proportion(
         self, hits: FloatArray, trials: FloatArray, without_fit: FloatArray | None = None
     ) -> Interval:
         """The share Σ hits / Σ trials with the limits of a proportion of grouped images.
 
         Args:
-            hits: (n,) 1 for each image that counts, else 0.
-            trials: (n,) 1 for each image that could count, else 0.
+            hits: (n,) 1 for each image that counts, else 0; where images have weights, of that.
+            trials: (n,) 1 for each image that could count, else 0; likewise.
             without_fit: See :func:`~leukoscope.evaluation.statistics.limits.add_training_variance`.
         """
         k, n = self.sums(hits), self.sums(trials)
