@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from leukoscope.cli.lean import keep_freed_memory
 from leukoscope.config.passport import Passport
 from leukoscope.core.files import read_csv, write_csv
 from leukoscope.core.user_cache import VARIABLE
@@ -17,6 +18,7 @@ from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
 
 ROOT = Path(__file__).resolve().parents[1]
+keep_freed_memory()  # as the program does
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +87,31 @@ def test_schemas_are_built_without_the_metadata_of_every_distribution() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "pydantic"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library is left as it is")
+def test_freed_memory_is_kept_for_the_next_image() -> None:
+    """Two arrays that grow and go, as an image's do: by default each round fills new pages."""
+    code = (
+        "import numpy, resource\n"
+        "from leukoscope.cli import lean\n"
+        "assert lean.keep_freed_memory() is {kept}\n"
+        "def rounds():\n"
+        "    for mb in (1, 3, 9) * 40:\n"
+        "        parts = [numpy.ones(mb << 20, numpy.uint8) for _ in range(3)]\n"
+        "rounds()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "rounds()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    default = code.replace("assert lean.keep_freed_memory() is {kept}\n", "")
+    faults = [
+        int(subprocess.check_output([sys.executable, "-c", text], text=True))
+        for text in (code.format(kept=True), default)
+    ]
+    assert faults[0] < 100 < faults[1]
+
+
+def test_other_c_libraries_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    assert lean.keep_freed_memory() is False

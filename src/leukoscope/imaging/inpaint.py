@@ -102,12 +102,15 @@ def paint_ground(image: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[n
     coarse = _coarse_ground(log_intensity(image[::step, ::step]), known)
     ground = np.asarray(cv2.resize(coarse, (width, height)), np.float32)
     region = hole | _slivers(image, hole, ground)
-    paint = ground + _grain(image, hole)
     feather = max(1.0, _FEATHER * max(height, width))
     away = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, 3)
-    share = np.maximum(0, 1 - away / feather)[:, :, None]
-    mixed = image + share * (paint - image)
-    return np.asarray(np.clip(mixed + 0.5, 0, 255), np.uint8)
+    mixed = ground  # image + share · (paint − image), in one array
+    mixed += _grain(image, hole)
+    mixed -= image
+    mixed *= cv2.cvtColor(np.maximum(0, 1 - away / feather), cv2.COLOR_GRAY2RGB)
+    mixed += image
+    mixed += 0.5
+    return np.clip(mixed, 0, 255, out=mixed).astype(np.uint8)
 
 
 def _coarse_ground(sample: _Float, known: NDArray[np.bool_]) -> _Float:
@@ -158,9 +161,15 @@ def _grain(image: NDArray[np.uint8], hole: NDArray[np.bool_]) -> _Float:
     squares = np.asarray(fine, np.float32)[inner].reshape(*cut, 3).transpose(0, 2, 1, 3, 4)[free]
     rough = np.square(squares[..., 1]).mean(axis=(1, 2))
     calm = squares[np.argsort(rough, kind="stable")[:_CALM]]
-    order = np.random.default_rng(0).integers(0, 2**31, (-(-height // _BLOCK), -(-width // _BLOCK)))
+    order = _order(-(-height // _BLOCK), -(-width // _BLOCK))
     chosen = calm[order % len(calm)].transpose(0, 2, 1, 3, 4)
     return chosen.reshape(order.shape[0] * _BLOCK, -1, 3)[:height, :width]
+
+
+@lru_cache(maxsize=8)
+def _order(rows: int, columns: int) -> NDArray[np.int64]:
+    """(rows, columns) numbers that say which square goes where, fixed for all images."""
+    return np.random.default_rng(0).integers(0, 2**31, (rows, columns))
 
 
 def cover_region(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:

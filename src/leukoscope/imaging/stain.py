@@ -146,11 +146,12 @@ def grey_density(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     lit = lit_pixels(image)
     if not lit.any():
         return np.full_like(image, 255)
-    density = optical_density(image, 255).mean(axis=2)
-    low, high = np.percentile(density[lit], _RANGE)
+    red, green, blue = (cv2.LUT(plane, _densities(255)) for plane in cv2.split(image))
+    density = np.asarray((red + green + blue) / 3, np.float64)
+    low, high = np.percentile(density if lit.all() else density[lit], _RANGE)
     scaled = np.clip((density - low) / max(high - low, _LEAST_RANGE), 0, 1.2)
     levels = np.where(lit, 255 * np.exp(-_DARKEST * scaled), 255)
-    return np.repeat(np.rint(levels).astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.asarray(cv2.cvtColor(np.rint(levels).astype(np.uint8), cv2.COLOR_GRAY2RGB), np.uint8)
 
 
 def luma(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -165,8 +166,12 @@ def optical_density(image: NDArray[np.uint8], light: int) -> _Float:
     >>> optical_density(np.full((1, 1, 3), 239, np.uint8), 240).max()
     np.float64(-0.0)
     """
-    table = -np.log((np.arange(256) + 1.0) / light)
-    return np.asarray(table[image], np.float64)
+    return np.asarray(_densities(light)[image], np.float64)
+
+
+def _densities(light: int) -> _Float:
+    """(256,) optical density of each level."""
+    return np.asarray(-np.log((np.arange(256) + 1.0) / light), np.float64)
 
 
 def _amounts(density: _Float, vectors: _Float) -> _Float:
