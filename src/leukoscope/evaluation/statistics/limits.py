@@ -41,8 +41,9 @@ def jackknife_variance(
     """Variance by the stratified jackknife, and the degrees of freedom behind it.
 
     Degrees of freedom: those of Satterthwaite (1946) from the fourth powers of the influences,
-    so that a value which rests on one odd group gets few; never more than groups of unequal size
-    have.
+    so that a value which rests on one odd group gets few; never more than the variances of the
+    strata have together (Welch 1947), so that one which rests on a class in few groups has few.
+    Groups of unequal size count as fewer (:func:`effective_groups`).
 
     Args:
         left_out: (J,) the value without each group; NaN where it is then undefined.
@@ -56,20 +57,21 @@ def jackknife_variance(
     >>> round(variance, 4), df
     (0.0133, 2.0)
     """
-    squares = [np.zeros(0)]
+    squares, below = [np.zeros(0)], 0.0
     for stratum in strata:
-        values = left_out[stratum]
-        values = values[np.isfinite(values)]
-        if len(values) > 1:
+        seen = stratum[np.isfinite(left_out[stratum])]
+        if len(seen) > 1:
+            values = left_out[seen]
             share = (len(values) - 1) / len(values)
             squares.append(share * (values - values.mean()) ** 2)
+            free = max(1.0, effective_groups(sizes[seen]) - 1)
+            below += float(squares[-1].sum()) ** 2 / free
     square = np.concatenate(squares)
     variance = float(square.sum())
-    most = max(1.0, effective_groups(sizes) - len(strata))
     if variance < 1e-20:  # no group changes the value: what is left is rounding
         return 0.0, 1.0
     found = NORMAL_KURTOSIS * variance**2 / float((square**2).sum())
-    return variance, float(np.clip(found, 1.0, most))
+    return variance, max(1.0, min(found, variance**2 / below))
 
 
 def add_training_variance(left_out: FloatArray, variance: float, df: float) -> tuple[float, float]:

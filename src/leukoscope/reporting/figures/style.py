@@ -358,7 +358,7 @@ def photo_uri(data: bytes, *, max_width_px: int = 1440) -> str:
     if width > max_width_px:
         size = (max_width_px, max(1, round(height * max_width_px / width)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    done, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 86])
+    done, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 76])
     if not done:
         raise DataError("a picture could not be written as JPEG")
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
