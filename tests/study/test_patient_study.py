@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from dataclasses import replace
 from importlib.resources import files
@@ -138,6 +139,31 @@ def test_the_report_speaks_of_patients(study: StudyResult) -> None:
     assert len(sheets) == 2 * PATIENTS
     assert all((study.run.path / entry["sheet"]).is_file() for entry in sheets)
     assert all(len(entry["cells"]) == IMAGES for entry in sheets)
+
+
+def test_what_counts_patients_does_not_speak_of_images(study: StudyResult) -> None:
+    files = (study.run.report_md, study.run.model_card, *study.run.checklists.glob("*.md"))
+    texts = [path.read_text() for path in files]
+    for text in texts:
+        # Pictures are degraded and shown, and a checklist asks; what is counted are patients.
+        found = re.findall(r"(?:test|calibration|validation|training|same) images", text)
+        asked = ("mildly degraded test images", "perturbed versions of its test images",
+                 "mild degradation of the test images", "unseen test images",
+                 "range of the training images", "whether test images were treated",
+                 "How the test images were annotated")  # fmt: skip
+        assert len(found) == sum(text.count(words) for words in asked)
+    report, card, *lists = texts
+    assert "| True | → AML | → APL | n patients |" in report
+    assert "| Protocol | Class | n patients |" in report
+    assert "**Patients per part, mean of the folds**" in report
+    assert "of the patients that get 80 %, eight in ten should be right" in report
+    assert "Accuracy when uncertain patients are deferred" in report
+    assert "- **Coverage**: Share of patients whose prediction set" in report
+    assert "calibration and test patients are different ones, none of them" in report
+    assert "so it has no test patients of its own" in card
+    assert f"of {2 * PATIENTS} test patients 0 have images that overlap" in card
+    assert f"{2 * PATIENTS} of {2 * PATIENTS} usable patients take part" in "".join(lists)
+    assert "train 50.0 / 50.0 %" in "".join(lists)  # it had been 0.0 / 0.0 %
 
 
 def test_a_finished_study_resumes_to_the_same(study: StudyResult, data: Path) -> None:

@@ -79,6 +79,11 @@ class Patients:
         )
 
 
+def rows_of(manifest: Manifest, unit: str) -> Manifest:
+    """What the rows of splits and predictions stand for: the images, or the patients."""
+    return manifest if unit == "image" else Patients.of(manifest).manifest(manifest.root)
+
+
 def _check_named(root: Path, usable: Sequence[ImageRecord]) -> None:
     """Refuse images that name no patient."""
     lost = [record.path for record in usable if not record.patient_id]

@@ -14,7 +14,7 @@ from leukoscope.config.passport import Passport, load_passport
 from leukoscope.config.robustness import RobustnessFile
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, UnknownNameError, UsageError
-from leukoscope.core.patients import Patients
+from leukoscope.core.patients import rows_of
 from leukoscope.core.program import typed
 from leukoscope.core.records import Fold, Manifest, load_folds
 from leukoscope.core.run_folder import RunFolder
@@ -77,9 +77,7 @@ class RunFiles:
     @cached_property
     def rows(self) -> Manifest:
         """What the rows of splits and predictions stand for: the images, or the patients."""
-        if self.config.unit == "image":
-            return self.manifest
-        return Patients.of(self.manifest).manifest(self.manifest.root)
+        return rows_of(self.manifest, self.config.unit)
 
     def need_images(self, what: str) -> None:
         """Refuse a run whose unit is the patient.

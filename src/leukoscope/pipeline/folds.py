@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import DataError, SplitError
-from leukoscope.core.patients import Patients
+from leukoscope.core.patients import rows_of
 from leukoscope.core.protocols import PROTOCOLS, base_name, promised_protocol
 from leukoscope.core.records import Fold, Manifest
 from leukoscope.datasets.audit.run import Audit
@@ -79,9 +79,7 @@ def study_rows(manifest: Manifest, config: StudyConfig) -> Manifest:
     Raises:
         DataError: Patients are the unit, and an image names none, or a patient has two classes.
     """
-    if config.unit == "image":
-        return manifest
-    return Patients.of(manifest).manifest(manifest.root)
+    return rows_of(manifest, config.unit)
 
 
 def plan_protocols(manifest: Manifest, audit: Audit, config: StudyConfig) -> ProtocolPlan:

@@ -53,6 +53,7 @@ def render_bundle_card(record: BundleRecord, sha256: str) -> str:
         verdict=record.verdict and upper_first(level_words(record.verdict.level)),
         facts=_facts(record, sha256),
         scores=[_row(score) for score in record.scores],
+        counted=row_word(record),
         limits=_limits(record),
     )
 

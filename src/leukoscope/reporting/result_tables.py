@@ -55,14 +55,14 @@ HEADLINE_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")
 FURTHER_METRICS = ("weighted_f1", "weighted_precision", "pr_auc", "log_loss", "brier", "ece")
 MALIGNANT_METRICS = ("recall_malignant", "specificity_malignant", "roc_auc_malignant")
 CLASS_METRICS = ("precision", "recall", "specificity", "f1", "roc_auc")
-UNDEFINED = "— : undefined, because no image has the class or none was called it."
+UNDEFINED = "— : undefined, because none has the class or none was called it."
 
 
 _NOTE = (
     "Intervals resample whole groups; those of different values overlap or not for many reasons, "
     "so only the test says whether the accuracy differs. It deals whole groups among the values "
     "(within the classes, where each group has one), allows for classes that are harder, and is "
-    "corrected for all columns (Holm). A ROC AUC needs images of every class, in several groups."
+    "corrected for all columns (Holm). A ROC AUC needs {row}s of every class, in several groups."
 )
 
 
@@ -98,7 +98,7 @@ def headline(study: Study) -> Table:
             "another hospital, years, stain or microscope are not like them.",
         )  # fmt: skip
     return _by_metric(
-        study, HEADLINE_METRICS, "Results on test images",
+        study, HEADLINE_METRICS, f"Results on test {study.row}s",
         value("Next patient or cluster", next_unit),
         note=f"In brackets: where the mean lies, with {study.level} confidence. Expected on the "
         "next patient or cluster: where the accuracy on one new one lies with that probability, as "
@@ -169,11 +169,11 @@ def levels(study: Study) -> Table | None:
         value("Subtype if malignant: accuracy", subtype("accuracy")),
         value("Its macro F1", subtype("macro_f1")),
         value("Both steps right", lambda e: interval(e.two_step_accuracy, "accuracy")),
-        value("n images", lambda e: count(e.binary.n)),
+        value(f"n {study.row}s", lambda e: count(e.binary.n)),
         value("n malignant", lambda e: count(e.subtype.n if e.subtype else None)),
         note="P(malignant) is the sum over the malignant classes; P(subtype | malignant) is "
-        "measured on the truly malignant images. Both steps right: first malignant or not at 0.5, "
-        "then the most probable subtype.",
+        f"measured on the truly malignant {study.row}s. Both steps right: first malignant or not "
+        "at 0.5, then the most probable subtype.",
     )  # fmt: skip
 
 
@@ -261,24 +261,28 @@ def per_class(study: Study, recipe: str) -> Table | None:
     made = class_table(
         f"Each class against the rest, recipe {recipe} ({study.level} intervals)",
         [(e.protocol, name, sum(e.confusion[k]), e.metrics) for e, k, name in found],
+        study.row,
     )
     return made if found else None
 
 
 def class_table(
-    caption: str, rows: Sequence[tuple[str, str, int, Mapping[str, ValueOrEstimate]]]
+    caption: str,
+    rows: Sequence[tuple[str, str, int, Mapping[str, ValueOrEstimate]]],
+    counted: str = "image",
 ) -> Table:
     """Each class against the rest.
 
     Args:
         caption: Of the table.
-        rows: ``(protocol, class, images of it, metrics)``.
+        rows: ``(protocol, class, how many are of it, metrics)``.
+        counted: What these are: ``image`` or ``patient``.
     """
     made = table_of(
         caption, rows,
         text("Protocol", lambda row: protocol_title(row[0])),
         text("Class", lambda row: class_title(row[1])),
-        value("n images", lambda row: count(row[2])),
+        value(f"n {counted}s", lambda row: count(row[2])),
         *each(
             CLASS_METRICS, metric_title,
             lambda row, m: interval(row[3].get(f"{m}_{row[1]}"), m),
@@ -305,7 +309,7 @@ def confusion(study: Study, entry: Result) -> Table:
             lambda k: f"→ {class_title(study.class_names[k])}",
             lambda row, k: share(row[1][k], row[1]),
         ),
-        value("n images", lambda row: count(sum(row[1]))),
+        value(f"n {study.row}s", lambda row: count(sum(row[1]))),
     )
 
 
@@ -313,7 +317,11 @@ def subgroup_blocks(found: Subgroups) -> list[Block]:
     """What the tests say, a folded table a column, and how to read both."""
     divided = [column for column in found.columns if column.groups]
     folded = [Folded(f"By {column.column}", (_table(found, column),)) for column in divided]
-    return [*map(Paragraph, in_words(found)), *folded, Paragraph(_NOTE, note=True)]
+    return [
+        *map(Paragraph, in_words(found)),
+        *folded,
+        Paragraph(_NOTE.format(row=found.row), note=True),
+    ]
 
 
 def in_words(found: Subgroups) -> Iterator[str]:

@@ -19,6 +19,7 @@ from leukoscope.config.passport import Finding, Passport
 from leukoscope.config.stored import load_records
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.known_classes import Roles
+from leukoscope.core.patients import rows_of
 from leukoscope.core.protocols import protocol_rank
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import EXPLANATIONS, RunFolder, training_history
@@ -110,6 +111,11 @@ class Study:
     def row(self) -> str:
         """What is classified and counted: ``image`` or ``patient``."""
         return self.config.unit
+
+    @cached_property
+    def rows(self) -> Manifest:
+        """What stands in splits and predictions: the images, or the patients."""
+        return rows_of(self.manifest, self.row)
 
     @property
     def roles(self) -> Roles:

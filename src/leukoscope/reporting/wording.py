@@ -78,8 +78,8 @@ VERDICT_LEVELS: Mapping[str, tuple[str, str]] = {
     "inconclusive": ("Inconclusive", "?"),
 }
 
-GLOSSARY: tuple[tuple[str, str], ...] = (
-    ("Accuracy", "Share of images whose most probable class is the true one."),
+_GLOSSARY: tuple[tuple[str, str], ...] = (
+    ("Accuracy", "Share of {row}s whose most probable class is the true one."),
     (
         "Acquisition cluster",
         "Images with alike background, found without labels; a proxy of slide or session.",
@@ -98,11 +98,11 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     (
         "AURC",
-        "Mean error rate as the images are answered in the order of confidence; smaller is better.",
+        "Mean error rate as the {row}s are answered in the order of confidence; smaller is better.",
     ),
     ("Benign", "Hematogones: benign precursors of B cells. Not healthy blood."),
     ("Brier score", "Mean squared error of the probabilities; 0 is perfect."),
-    ("Calibration", "Whether images given 80 % probability are right 80 % of the time."),
+    ("Calibration", "Whether {row}s given 80 % probability are right 80 % of the time."),
     (
         "Component",
         "Images tied together by duplication, overlap or origin; never cut by a grouped split.",
@@ -112,11 +112,11 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "Range that holds the true value in the stated share of repetitions; from resampling "
         "whole groups.",
     ),
-    ("Coverage", "Share of images whose prediction set holds the true class."),
+    ("Coverage", "Share of {row}s whose prediction set holds the true class."),
     ("ECE", "Expected calibration error: mean gap between confidence and accuracy over bins."),
     (
         "F1",
-        "Harmonic mean of precision and recall; macro averages over classes, weighted over images.",
+        "Harmonic mean of precision and recall; macro averages over classes, weighted over {row}s.",
     ),
     ("Fold", "One of several rounds in which another part of the data is the test part."),
     ("Grad-CAM", "Map of the regions that raise the score of a class; where, not why."),
@@ -124,28 +124,38 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "Log loss",
         "Mean negative logarithm of the probability given to the true class; 0 is perfect.",
     ),
-    ("Precision", "Share of the images called a class that belong to it."),
+    ("Precision", "Share of the {row}s called a class that belong to it."),
     (
         "Prediction set",
         "Classes that cannot be ruled out at the chosen coverage (conformal prediction).",
     ),
     ("Probe", "A deliberately crippled input; a high score on it reveals a shortcut."),
-    ("Recall", "Share of the images of a class that are found; also sensitivity."),
+    ("Recall", "Share of the {row}s of a class that are found; also sensitivity."),
     (
         "ROC AUC",
-        "Chance that an image of the class ranks above one of another class; 0.5 is guessing.",
+        "Chance that one {row} of the class ranks above one of another class; 0.5 is guessing.",
     ),
     (
         "Shortcut",
         "A feature that follows the class in this data but not in the disease, such as stain or "
         "scale bar.",
     ),
-    ("Specificity", "Share of the images of other classes that are not called this class."),
+    ("Specificity", "Share of the {row}s of other classes that are not called this class."),
     (
         "Temperature",
-        "One number that softens or sharpens probabilities, fitted on images kept for that.",
+        "One number that softens or sharpens probabilities, fitted on {row}s kept for that.",
     ),
 )
+
+
+def glossary(row: str) -> list[tuple[str, str]]:
+    """Terms with their meaning; ``row`` is what is classified and counted, image or patient.
+
+    >>> glossary("patient")[0]
+    ('Accuracy', 'Share of patients whose most probable class is the true one.')
+    """
+    return [(term, meaning.format(row=row)) for term, meaning in _GLOSSARY]
+
 
 REFERENCES: tuple[tuple[str, str], ...] = (
     (

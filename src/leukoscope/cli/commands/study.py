@@ -375,7 +375,7 @@ def _print_result(result: StudyResult) -> None:
         from leukoscope.reporting.study.other_data import in_words
 
         for entry in result.metrics.external:
-            console().print(in_words(entry), markup=False)
+            console().print(in_words(entry, result.metrics.results[0].row), markup=False)
     print_subgroups(result.metrics)
     for row in result.metrics.inapplicable:
         console().print(f"{row.protocol} does not apply: {row.reason}", markup=False)

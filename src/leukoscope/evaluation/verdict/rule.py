@@ -328,7 +328,9 @@ def _survival_missing(
         f"after {DEGRADED_WORDS.get(worst.input, worst.input)} the model keeps "
         f"{'only ' if lost else ''}{kept} of its advantage"
     )
-    need = "a model that does not rest on the finest detail" if lost else "more test images"
+    need = (
+        "a model that does not rest on the finest detail" if lost else f"more test {judged[0].row}s"
+    )
     return [(why, need)]
 
 

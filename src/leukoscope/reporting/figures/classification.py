@@ -173,8 +173,8 @@ class ReliabilityPanel:
     before: Reliability | None
 
 
-def reliability_diagrams(panels: Sequence[ReliabilityPanel]) -> Figure:
-    """Accuracy over confidence before and after calibration, with the images per bin."""
+def reliability_diagrams(panels: Sequence[ReliabilityPanel], *, counted: str = "images") -> Figure:
+    """Accuracy over confidence before and after calibration, with what is ``counted`` per bin."""
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(3.35 * rows, width_in=7.2 if columns == 2 else 4.2)
@@ -189,6 +189,7 @@ def reliability_diagrams(panels: Sequence[ReliabilityPanel]) -> Figure:
             bottom.set_visible(False)
             continue
         _draw(top, bottom, panels[number])
+        bottom.set_ylabel(counted)
     return figure
 
 
@@ -244,7 +245,6 @@ def _draw(top: Axes, bottom: Axes, panel: ReliabilityPanel) -> None:
     bottom.set_yscale("log")
     bottom.set_ylim(0.7, max(10.0, float(panel.after.n.max()) * 2))
     bottom.minorticks_off()
-    bottom.set_ylabel("images")
     bottom.set_xlabel("confidence")
     bottom.tick_params(labelbottom=True)
     bottom.grid(axis="y")
@@ -265,8 +265,8 @@ class RiskLine:
     risk: NDArray[np.float64]
 
 
-def risk_coverage_chart(lines: Sequence[RiskLine]) -> Figure:
-    """Error rate among the answered images, the most confident first."""
+def risk_coverage_chart(lines: Sequence[RiskLine], *, counted: str = "images") -> Figure:
+    """Error rate among what is ``counted`` and answered, the most confident first."""
     figure = new_figure(3.3)
     ax = figure.add_subplot()
     for number, line in enumerate(lines):
@@ -275,7 +275,7 @@ def risk_coverage_chart(lines: Sequence[RiskLine]) -> Figure:
             100 * line.coverage[kept], 100 * line.risk[kept], label=line.label,
             color=SERIES[number % len(SERIES)], linestyle=_DASHES[number % len(_DASHES)],
         )  # fmt: skip
-    ax.set(xlim=(0, 100), xlabel="images answered, the surest first, %")
+    ax.set(xlim=(0, 100), xlabel=f"{counted} answered, the surest first, %")
     ax.set_ylabel("wrong among them, %")
     highest = max(float(line.risk[line.coverage >= 0.02].max()) for line in lines)
     ax.set_ylim(0, 100 * highest * (1.08 + 0.11 * len(lines)) + 0.1)  # room for the legend

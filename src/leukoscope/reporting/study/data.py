@@ -151,13 +151,13 @@ def parts(study: Study) -> Table | None:
     for fold in study.folds:
         found.setdefault(fold.protocol, []).append(Counter(fold.parts.values()))
     return table_if_any(
-        "Images per part, mean of the folds",
+        f"{study.row.capitalize()}s per part, mean of the folds",
         sorted(found.items(), key=lambda item: protocol_rank(item[0])),
         text("Protocol", lambda e: "Final model (no test part)" if e[0] == "final"
              else protocol_title(e[0])),
         value("Folds", lambda e: count(len(e[1]))),
         *part_sizes(lambda e: e[1]),
-        note="purged: kept out of training because the image overlaps one of the test images.",
+        note=f"purged: {study.row}s kept out of training because they overlap a test {study.row}.",
     )  # fmt: skip
 
 
@@ -420,9 +420,9 @@ def reproduce(study: Study) -> Section:
         blocks += [Paragraph("This study was made with:"), Code(env.command)]
     blocks.append(
         Paragraph(
-            "Every option, defaults included, stands in `config.toml`; the division of the images "
-            "with their hashes in `splits.csv`; every probability behind the figures in "
-            "`predictions.csv`."
+            "Every option, defaults included, stands in `config.toml`; the division of the "
+            f"{study.row}s with their hashes in `splits.csv`; every probability behind the figures "
+            "in `predictions.csv`."
         )
     )
     if env is not None and env.git is not None and env.git.dirty:

@@ -135,9 +135,9 @@ def calibration(study: Study) -> Table | None:
         note="Judge by log loss and Brier score. Slope (Cox 1958): 1 is right, below 1 the "
         "probabilities are too extreme. Intercept, for two classes: 0 is right, above 0 the last "
         "class is more frequent than predicted. The ECE of a perfectly calibrated model is not 0: "
-        f"“calibrated model” is where it lies with {study.level} probability for as many images in "
-        "as many groups; an ECE inside says nothing against the model. Beyond chance: "
-        "√(ECE² − expected²).",
+        f"“calibrated model” is where it lies with {study.level} probability for as many "
+        f"{study.row}s in as many groups; an ECE inside says nothing against the model. Beyond "
+        "chance: √(ECE² − expected²).",
     )  # fmt: skip
 
 
@@ -210,9 +210,9 @@ def sets(study: Study) -> Table | None:
               lambda e: number(e.sets.empty if e.sets else None, "share")),
         value(f"n {study.row}s", lambda e: count(e.sets.n if e.sets else _n_of(study, e.protocol))),
         note="Expected if alike: where the coverage would lie, with the intervals’ probability, if "
-        "test images were like calibration images (beta-binomial; folds taken as independent). "
-        "Where no class is probable enough the set holds the most probable one, which can only "
-        "raise the coverage, and the image is not among the sets of one.",
+        f"test {study.row}s were like calibration {study.row}s (beta-binomial; folds taken as "
+        "independent). Where no class is probable enough the set holds the most probable one, "
+        "which can only raise the coverage, and is not counted among the sets of one.",
     )  # fmt: skip
 
 
@@ -240,9 +240,9 @@ def promise(study: Study) -> Table | None:
         text("Temperature", lambda e: _range(e.temperature)),
         text("Held out", lambda e: plural(e.n_groups, unit)),
         n_rows(study.row),
-        note=f"The bundle is calibrated on the test images of all folds together. Here each of "
-        f"{entry.folds} folds is left out in turn: calibration and sets come from the test "
-        f"images of the others, so that no {unit} is judged by sets that it took part in. "
+        note=f"The bundle is calibrated on the test {study.row}s of all folds together. Here each "
+        f"of {entry.folds} folds is left out in turn: calibration and sets come from the test "
+        f"{study.row}s of the others, so that no {unit} is judged by sets that it took part in. "
         + ("" if unit == "image" else f"Coverage and size: each {unit} counts the same. ")
         + "Log loss and ECE: before → after.",
     )  # fmt: skip
@@ -270,8 +270,8 @@ def promises(study: Study) -> Table | None:
         value(_SIZE, lambda r: number(r.found.size, "set_size")),
         note="A promise needs ⌈(n + 1) · coverage⌉ ≤ n. By group: hierarchical conformal "
         "prediction (Lee et al. 2023); there every group counts the same. By class and group is "
-        "counted only. Every promise holds only for images, or groups, drawn like those that "
-        "calibrate.",
+        f"counted only. Every promise holds only for {study.row}s, or groups, drawn like those "
+        "that calibrate.",
         grouped=True,
     )  # fmt: skip
 
@@ -281,7 +281,7 @@ def parts(study: Study) -> Table | None:
     return table_if_any(
         "Coverage by class, patient and acquisition cluster", _parts(study),
         PROTOCOL,
-        text("Part of the test images", "part"),
+        text(f"Part of the test {study.row}s", "part"),
         value("Coverage", lambda r: number(r.found.coverage if r.found else None, "coverage")),
         value(_EXPECTED, lambda r: percent_range(r.found.expected if r.found else None)),
         value(_SIZE, lambda r: number(r.found.size if r.found else None, "set_size")),
@@ -316,7 +316,7 @@ def _parts(study: Study) -> Iterator[_PartRow]:
 def candidates(study: Study) -> Table | None:
     """Scores compared on ``val``."""
     return table_if_any(
-        "Other sets, on validation images",
+        f"Other sets, on validation {study.row}s",
         _each(by_protocol(study, decision_record(study).candidates)),
         PROTOCOL,
         text("Sets", lambda r: f"{r.found.score.upper()}, {_promised(study, r.found.guarantee)}"),
@@ -326,7 +326,8 @@ def candidates(study: Study) -> Table | None:
         value("Sets of one", lambda r: number(r.found.single, "share")),
         value("None probable enough", lambda r: number(r.found.empty, "share")),
         value(f"n {study.row}s", lambda r: count(r.found.n)),
-        note="Thresholds from calibration images, measured on `val`: what a choice may rest on.",
+        note=f"Thresholds from calibration {study.row}s, measured on `val`: what a choice may "
+        "rest on.",
         grouped=True,
     )  # fmt: skip
 
@@ -369,10 +370,10 @@ def net_benefit(study: Study) -> Table | None:
         value("Model", lambda r: point(r, "model")),
         value("Act on all", lambda r: difference(r.found[0].treat_all[r.found[1]], "benefit")),
         value("Model over the better of all and none", lambda r: point(r, "gain")),
-        value("Malignant images", lambda r: number(r.found[0].prevalence, "share")),
-        note="True positives an image, false ones taken off at the odds of the threshold (Vickers "
-        "& Elkin 2006); acting on none is worth 0. It holds for the share of malignant images in "
-        "these data, which is not that of a clinic.",
+        value(f"Malignant {study.row}s", lambda r: number(r.found[0].prevalence, "share")),
+        note=f"True positives per {study.row}, false ones taken off at the odds of the threshold "
+        "(Vickers & Elkin 2006); acting on none is worth 0. It holds for the share of malignant "
+        f"{study.row}s in these data, which is not that of a clinic.",
         grouped=True,
     )  # fmt: skip
 
@@ -409,10 +410,10 @@ def operating_point(study: Study) -> Table | None:
         f"Operating point: “{record.words}”",
         [Under(name, record.protocol[name]) for name in study.protocols if name in record.protocol],
         PROTOCOL,
-        text("On test images", outcome),
-        value("Malignant images flagged", lambda r: interval(r.found.sensitivity, "recall")),
+        text(f"On test {study.row}s", outcome),
+        value(f"Malignant {study.row}s flagged", lambda r: interval(r.found.sensitivity, "recall")),
         value("Others not flagged", lambda r: interval(r.found.specificity, "specificity")),
-        value("All images flagged", lambda r: interval(r.found.flagged, "share")),
+        value(f"All {study.row}s flagged", lambda r: interval(r.found.flagged, "share")),
         value("Flagged from P(malignant)",
               lambda r: _range(r.found.thresholds) if r.found.thresholds else DASH),
     )  # fmt: skip

@@ -42,14 +42,15 @@ from leukoscope.reporting.study_files import Study
 
 def calibration(study: Study, gallery: Gallery) -> Section:
     """Are the probabilities honest?"""
+    rows = f"{study.row}s"
     blocks: list[Block] = [
         Paragraph(
-            "A probability is worth something only if it keeps its promise: of the images that "
+            f"A probability is worth something only if it keeps its promise: of the {rows} that "
             "get 80 %, eight in ten should be right. The scaling of each fold was fitted on what "
-            "the models of the other folds answered to the images that they tested and had not "
+            f"the models of the other folds answered to the {rows} that they tested and had not "
             "seen, none of which tests this fold; of a single hold-out on its part `cal`. It is "
             "one temperature, or one weight and bias a class where a cross-validation among those "
-            "images shows that to be better."
+            f"{rows} shows that to be better."
         )
     ]
     blocks += present(tables.calibration(study))
@@ -105,8 +106,8 @@ def _worse(study: Study) -> Iterator[str]:
         if change is not None and change.low is not None and change.low > 0:
             yield (
                 f"{protocol_cell(study, entry)}: calibration made the log loss worse, by "
-                f"{difference(change, 'log_loss')}. What holds for the calibration images does "
-                "not hold for the test images, or they are too few to tell."
+                f"{difference(change, 'log_loss')}. What holds for the calibration {study.row}s "
+                f"does not hold for the test {study.row}s, or they are too few to tell."
             )
 
 
@@ -119,10 +120,11 @@ def _reliability_chart(study: Study, gallery: Gallery, recipe: str) -> list[Bloc
     return [
         gallery.draw(
             f"reliability-{recipe}",
-            lambda: reliability_diagrams(panels),
+            lambda: reliability_diagrams(panels, counted=f"{study.row}s"),
             caption=(
-                f"Reliability of the highest probability, recipe {recipe} (n = {ns} test images; "
-                "bars: images per bin, logarithmic). Points below the diagonal are overconfident."
+                f"Reliability of the highest probability, recipe {recipe} (n = {ns} test "
+                f"{study.row}s; bars: {study.row}s per bin, logarithmic). Points below the "
+                "diagonal are overconfident."
             ),
             alt=f"Reliability diagrams of {recipe} before and after calibration.",
         )
@@ -130,16 +132,16 @@ def _reliability_chart(study: Study, gallery: Gallery, recipe: str) -> list[Bloc
 
 
 def _exchangeability(study: Study) -> Iterator[str]:
-    """For each protocol whether test images are drawn like calibration images, by count."""
+    """For each protocol whether what is tested is drawn like what calibrates, by count."""
     record = tables.decision_record(study)
     for row in tables.by_protocol(study, record.sets):
         gap = difference(row.found.gap, "coverage")
-        text = _alike(row.found, record.promises[row.protocol])
+        text = _alike(row.found, record.promises[row.protocol], study.row)
         if text:
             yield f"{protocol_title(row.protocol)}: {text} Coverage minus nominal: {gap}."
 
 
-def _alike(entry: Sets, promises: Sequence[Guarantee]) -> str:
+def _alike(entry: Sets, promises: Sequence[Guarantee], row: str) -> str:
     """What the shares that were trained on say of a unit; empty where they say nothing."""
     for unit, seen in entry.seen.items():
         if unit == "component":
@@ -147,18 +149,26 @@ def _alike(entry: Sets, promises: Sequence[Guarantee]) -> str:
         cal, test = seen.cal, seen.test
         if cal - test > 0.1:
             return (
-                f"not exchangeable, since {_share(cal)} of the calibration images, but "
-                f"{_share(test)} of the test images, are of {unit}s that the model was trained on: "
-                "the thresholds come from images that it knows better."
+                f"not exchangeable, since {_share(cal)} of the calibration {row}s, but "
+                f"{_share(test)} of the test {row}s, are of {unit}s that the model was trained on: "
+                f"the thresholds come from {row}s that it knows better."
             )
         if cal < 0.1 and test < 0.1:
             groups = next(e for e in promises if e.guarantee == "group")
-            return (
-                f"calibration and test images are of different {unit}s, none of them trained on. "
-                f"Whole {unit}s are drawn alike, single images are not; the thresholds of a fold "
+            rest = (
                 f"rest on as few as {plural(groups.n, unit)} (a promise for a new {unit} needs "
-                f"{groups.needed}), so the coverage may vary from {unit} to {unit} by more "
-                "than is expected of single images."
+                f"{groups.needed})"
+            )
+            if unit == row:
+                return (
+                    f"calibration and test {row}s are different ones, none of them "
+                    f"trained on; the thresholds of a fold {rest}."
+                )
+            return (
+                f"calibration and test {row}s are of different {unit}s, none of them trained on. "
+                f"Whole {unit}s are drawn alike, single {row}s are not; the thresholds of a fold "
+                f"{rest}, so the coverage may vary from {unit} to {unit} by more "
+                f"than is expected of single {row}s."
             )
         if cal > 0.9 and test > 0.9:
             return (
@@ -201,7 +211,7 @@ def _coverage_chart(study: Study, gallery: Gallery) -> list[Block]:
     caption = (
         f"Coverage of the prediction sets by class, and by {' or '.join(_units(panels))} "
         "sorted by coverage. Dashed: what is aimed at; bars: where the coverage would lie if the "
-        "images were like the calibration images."
+        f"{study.row}s were like the calibration {study.row}s."
     )
     return [
         gallery.draw(
@@ -226,11 +236,11 @@ def _selective(study: Study, gallery: Gallery) -> list[Block]:
         return []
     picture = _risk_chart(study, gallery)
     return [
-        Heading("Accuracy when uncertain images are deferred"),
+        Heading(f"Accuracy when uncertain {study.row}s are deferred"),
         Paragraph(
-            "Images are answered in the order of their highest probability; AURC is the mean error "
-            "rate along the way. A model that knows when it is wrong has little more than a "
-            "perfect order would leave."
+            f"The {study.row}s are answered in the order of their highest probability; AURC is the "
+            "mean error rate along the way. A model that knows when it is wrong has little more "
+            "than a perfect order would leave."
         ),
         *([picture] if picture else []),
         table,
@@ -252,10 +262,10 @@ def _risk_chart(study: Study, gallery: Gallery) -> Picture | None:
         return None
     return gallery.draw(
         "risk-coverage",
-        lambda: risk_coverage_chart(lines),
+        lambda: risk_coverage_chart(lines, counted=f"{study.row}s"),
         caption=(
-            f"Error rate among the images answered, recipe {recipe}, all folds pooled: at 100 % "
-            "every image is answered."
+            f"Error rate among the {study.row}s answered, recipe {recipe}, all folds pooled: at "
+            f"100 % every {study.row} is answered."
         ),
         alt="Risk–coverage curves; the numbers stand in the table.",
     )
@@ -306,17 +316,18 @@ def _operating_point(study: Study) -> list[Block]:
         return [heading, Paragraph(f"Not applicable: {record.inapplicable}.")]
     table = tables.operating_point(study)
     if table is not None:
+        independent = "images (or patients)" if study.row == "image" else f"{study.row}s"
         text = (
             "The threshold of each fold is the largest P(malignant) whose one-sided "
-            "Clopper–Pearson bound on the calibration images keeps the promise. It takes images "
-            "(or patients) as independent, so it holds for images drawn like those; the "
+            f"Clopper–Pearson bound on the calibration {study.row}s keeps the promise. It takes "
+            f"{independent} as independent, so it holds for {study.row}s drawn like those; the "
             "table says what became of it."
         )
         return [heading, Paragraph(text), table]
     least = {name: 1 - 0.05 ** (1 / n) for name, n in record.n.items() if n}
     could = "; ".join(
         f"{protocol_title(name).lower()} {100 * share:.1f} % ({record.n[name]} malignant "
-        "calibration images)"
+        f"calibration {study.row}s)"
         for name, share in least.items()
     )
     return [

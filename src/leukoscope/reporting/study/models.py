@@ -80,7 +80,7 @@ def selected_settings(study: Study) -> Table | None:
     if not rows:
         return None
     columns = (Column("Recipe", code=True, narrow=True), Column("Protocol"), Column("Settings"))
-    caption = f"Settings selected by log loss on validation images (all tried: `{GRID}`)"
+    caption = f"Settings selected by log loss on validation {study.row}s (all tried: `{GRID}`)"
     return Table(caption, columns, tuple(rows), grouped=True)
 
 
@@ -192,7 +192,7 @@ def _training_chart(
     titled = [(protocol_title(name), [h.columns for h in folds]) for name, folds in panels]
     n_folds = sum(len(folds) for _, folds in panels)
     n_train = _mean_train(study, panels[0][0])
-    size = f"; about {count(n_train)} training images a fold" if n_train else ""
+    size = f"; about {count(n_train)} training {study.row}s a fold" if n_train else ""
     path = "c" in panels[0][1][0].columns
     if path:
         title = f"Regularisation path, {plural(n_folds, 'fit')}{size}"

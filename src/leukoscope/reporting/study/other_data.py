@@ -65,7 +65,7 @@ _MEANING = (
     "The forecast of a study is the range in which the result of as many new patients should lie, "
     "if they are drawn from where the study’s own came from. A result outside it means that they "
     "are not: another laboratory, stain, microscope, or other patients. The bundle was fitted on "
-    "all images of the study, the internal results are those of its held-out ones."
+    "all {row}s of the study, the internal results are those of its held-out ones."
 )
 _HELD_OUT = text("Held out", lambda e: protocol_title(e.protocol))
 
@@ -75,27 +75,27 @@ def external(study: Study, gallery: Gallery) -> Section:
     entries = study.metrics.external
     if not entries:
         return Section("external", "On other data", [])
-    blocks: list[Block] = [Paragraph(in_words(entry)) for entry in entries]
+    blocks: list[Block] = [Paragraph(in_words(entry, study.row)) for entry in entries]
     blocks += present(_chart(study, gallery, entries))
     for entry in entries:
         blocks += [Heading(entry.data)] if len(entries) > 1 else []
         blocks.append(_table(study, entry))
-        blocks.append(Paragraph(_decisions(entry.decisions)))
+        blocks.append(Paragraph(_decisions(entry.decisions, study.row)))
         blocks += subgroup_blocks(entry.subgroups) if entry.subgroups else []
         if entry.warnings:
             blocks.append(Bullets(entry.warnings))
-    blocks.append(Paragraph(_MEANING, note=True))
+    blocks.append(Paragraph(_MEANING.format(row=study.row), note=True))
     return Section("external", "On other data", blocks)
 
 
-def in_words(entry: OtherData) -> str:
-    """One data set in a sentence or two."""
+def in_words(entry: OtherData, row: str = "image") -> str:
+    """One data set in a sentence or two; ``row`` is what is counted: image or patient."""
     found = [
         f"{metric_words(name)} {interval(known, name)}"
         for name in FORECAST
         if (known := entry.metrics.get(name)) and known.value is not None
     ]
-    start = f"{entry.data} ({_sample(entry)}): {' and '.join(found)}"
+    start = f"{entry.data} ({_sample(entry, row)}): {' and '.join(found)}"
     forecast = entry.forecast
     if isinstance(forecast, Reason):
         return f"{start}. No forecast can be compared: {forecast.reason}."
@@ -132,8 +132,10 @@ def _side(entry: OtherData, name: str, forecast: ForecastRange) -> int:
     return int(value > high) - int(value < low)
 
 
-def _sample(entry: OtherData) -> str:
-    return f"{count(entry.n)} images of {plural(entry.n_groups, entry.group_unit)}"
+def _sample(entry: OtherData, row: str) -> str:
+    if row == entry.group_unit and entry.n == entry.n_groups:
+        return plural(entry.n, row)
+    return f"{plural(entry.n, row)} of {plural(entry.n_groups, entry.group_unit)}"
 
 
 def _units(forecast: Forecast) -> str:
@@ -172,7 +174,7 @@ def _table(study: Study, entry: OtherData) -> Table:
         fields.append(text("It is", verdict))
     held_out = protocol_title(entry.internal.protocol).lower()
     return table_of(
-        f"Inside and outside: {held_out}, and {entry.data} ({_sample(entry)}), with "
+        f"Inside and outside: {held_out}, and {entry.data} ({_sample(entry, study.row)}), with "
         f"{study.level} intervals",
         rows,
         *fields,
@@ -181,11 +183,11 @@ def _table(study: Study, entry: OtherData) -> Table:
     )
 
 
-def _decisions(decisions: BundleDecisions) -> str:
+def _decisions(decisions: BundleDecisions, row: str) -> str:
     share = decisions.share
     text_ = (
         f"Decisions of the bundle there: accept {_share(share.accept)}, review "
-        f"{_share(share.review)}, reject {_share(share.reject)} of the images."
+        f"{_share(share.review)}, reject {_share(share.reject)} of the {row}s."
     )
     if decisions.coverage:
         held = interval(decisions.coverage, "coverage")
@@ -216,8 +218,8 @@ def _chart(study: Study, gallery: Gallery, entries: Sequence[OtherData]) -> Pict
         "external",
         lambda: forecast_chart(rows, titles),
         caption="Grey: the range that the study forecasts for as many new patients; open: its own "
-        f"held-out images; filled: the other data, with {study.level} intervals.",
-        alt="; ".join(in_words(entry) for entry in entries),
+        f"held-out {study.row}s; filled: the other data, with {study.level} intervals.",
+        alt="; ".join(in_words(entry, study.row) for entry in entries),
     )
 
 

@@ -211,11 +211,15 @@ def _tested_meaning(study: Study, scores: PooledScores) -> str:
     n = Counter(scores.y_true.tolist())
     by_class = ", ".join(f"{class_title(c)} {n[k]}" for k, c in enumerate(study.class_names))
     sizes = sorted(_images(study)[name] for name in scores.image_id)
+    each = (
+        plural(sizes[0], "image") + " each"
+        if sizes[0] == sizes[-1]
+        else f"{sizes[0]} to {sizes[-1]} images each (median {sizes[len(sizes) // 2]})"
+    )
     return (
-        f"{plural(len(scores.image_id), 'patient')} ({by_class}) with {sizes[0]} to {sizes[-1]} "
-        f"images each (median {sizes[len(sizes) // 2]}) were answered one by one, each by a model "
-        "that had seen no image of this patient. All images of a patient carry the patient’s "
-        "label; which cells are diseased is not known and not used."
+        f"{plural(len(scores.image_id), 'patient')} ({by_class}) with {each} were answered "
+        "one by one, each by a model that had seen no image of this patient. All images of a "
+        "patient carry the patient’s label; which cells are diseased is not known and not used."
     )
 
 

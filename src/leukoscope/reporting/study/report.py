@@ -52,7 +52,7 @@ from leukoscope.reporting.study.card import card_text, write_checklists
 from leukoscope.reporting.study.other_data import external, rejection, robustness
 from leukoscope.reporting.study.shortcuts import SIGNS, chance_level, probe_metrics, shortcuts, why
 from leukoscope.reporting.study_files import Study, load_study
-from leukoscope.reporting.wording import GLOSSARY, REFERENCES, level_title
+from leukoscope.reporting.wording import REFERENCES, glossary, level_title
 
 STEPS = 3
 SOURCE_LABELS: Mapping[str, str] = {
@@ -227,7 +227,8 @@ def _later(study: Study) -> Iterator[tuple[str, str]]:
     if not study.metrics.external and study.run.bundle.is_dir():
         yield (
             "Measure it elsewhere:",
-            f"`leukoscope evaluate {name}/bundle OTHER_DATA` on images of another laboratory.",
+            f"`leukoscope evaluate {name}/bundle OTHER_DATA` on {study.row}s of another "
+            "laboratory.",
         )
     scores = study.harshest(study.recipes[0])[1] if study.recipes else None
     if scores is not None and study.row == "image":
@@ -320,7 +321,7 @@ def closing(study: Study) -> list[Section]:
     """Glossary and sources."""
     # Where "Benign" is any benign cell, it is not what the glossary says of the ALL sets.
     other = {"Benign"} if "benign_cell" in study.class_names else set[str]()
-    terms = tuple((name, meaning) for name, meaning in GLOSSARY if name not in other)
+    terms = tuple((name, meaning) for name, meaning in glossary(study.row) if name not in other)
     return [
         Section("glossary", "Glossary", [Terms(terms)]),
         Section("sources", "Sources of the methods", [References(REFERENCES)]),

@@ -92,10 +92,12 @@ def uncertainty(study: Study) -> Answer | None:
     return answer(
         [
             f"{100 * study.confidence:g} % intervals over whole groups ({listed(units)}): of "
-            "metrics by the jackknife with Student's t, wider where folds share training images; "
-            f"of differences from {count(study.config.bootstrap)} bootstrap replicates. Intervals "
-            "from too few groups are marked as unreliable.",
-            f"{plural(len(compared), 'paired comparison')} on the same images." if compared else "",
+            f"metrics by the jackknife with Student's t, wider where folds share training "
+            f"{study.row}s; of differences from {count(study.config.bootstrap)} bootstrap "
+            "replicates. Intervals from too few groups are marked as unreliable.",
+            f"{plural(len(compared), 'paired comparison')} on the same {study.row}s."
+            if compared
+            else "",
         ],
         "metrics.json",
         "config.toml",

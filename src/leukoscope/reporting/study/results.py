@@ -38,8 +38,7 @@ MOST_RECIPES_BY_FOLD = 8
 TEST = ("accuracy", "weighted_f1")
 BY_PATIENT = (
     "What is said of patients, not of cells: a row of every result is one patient, answered by all "
-    "of its images together. Where sentences below speak of test images, take patients for them; "
-    "the passport of the data and the list of examples speak of images."
+    "of its images together. The passport of the data counts images."
 )
 VAL = ("val_loss", "val_accuracy", "val_f1")
 VAL_TITLES = ("Validation loss", "Validation accuracy", "Validation weighted F1")
@@ -56,10 +55,10 @@ def can_show(study: Study) -> tuple[str, ...]:
     ]
     others = study.metrics.external
     if others:  # without their names: this text goes into the bundle's card too
-        images = sum(entry.n for entry in others)
+        rows = sum(entry.n for entry in others)
         items.append(
-            f"Whether {plural(len(others), 'other data set')} ({count(images)} images) came out as "
-            "this study forecast."
+            f"Whether {plural(len(others), 'other data set')} ({plural(rows, study.row)}) came out "
+            "as this study forecast."
         )
     probes = list(dict.fromkeys(entry.probe for entry in study.metrics.probes))
     if probes:
@@ -103,8 +102,8 @@ def cannot_show(study: Study) -> tuple[str, ...]:
     if share is not None:
         items.append(
             "How good the packed model itself is: the figures are those of models that were "
-            f"trained on {100 * share:.0f} % of the images, it on nearly all, so it is probably a "
-            "little better than they say."
+            f"trained on {100 * share:.0f} % of the {study.row}s, it on nearly all, so it is "
+            "probably a little better than they say."
         )
     if not study.metrics.probes:
         items.append("Whether a shortcut is at work: no probe was measured.")
@@ -230,8 +229,8 @@ def folds(study: Study) -> Section:
         return Section("folds", "Fold by fold")
     text = (
         "Each fold is a model of its own. The validation values are those of the epoch, or "
-        "penalty, that was chosen on these same images, and so flatter it. The spread over the "
-        "folds is no confidence interval: their training images overlap."
+        f"penalty, that was chosen on these same {study.row}s, and so flatter it. The spread over "
+        f"the folds is no confidence interval: their training {study.row}s overlap."
     )
     return Section("folds", "Fold by fold", [Paragraph(text), Folded("Every fold", tables)])
 
@@ -350,9 +349,9 @@ def protocols(study: Study, gallery: Gallery) -> Section:
     """What each protocol holds out, which do not apply, the cluster curve, comparisons."""
     blocks: list[Block] = [
         Paragraph(
-            "A protocol decides which images may not appear in both training and test sets. The "
-            "accuracy of one protocol alone says little; the fall from the mildest to the "
-            "harshest says how much rests on having seen the slide before."
+            f"A protocol decides which {study.row}s may not appear in both training and test "
+            "sets. The accuracy of one protocol alone says little; the fall from the mildest to "
+            "the harshest says how much rests on having seen the slide before."
         ),
         tables.protocols(study),
         *present(tables.inapplicable(study)),

@@ -329,7 +329,7 @@ def _inflation_and_share(study: Study) -> Table | None:
         value("p, Holm", lambda p: p_value(inflation[p].p_holm if p in inflation else None)),
         value("Model minus colour-only", lambda p: of_share(p)[0]),
         value("Share of that without stain", lambda p: of_share(p)[1]),
-        value("n images", lambda p: count((shares.get(p) or inflation[p]).n)),
+        value(f"n {study.row}s", lambda p: count((shares.get(p) or inflation[p]).n)),
         note="Share without stain: what the classifier on stain-neutral images keeps of the "
         "model’s advantage over colour statistics; not defined where that advantage may be 0. It "
         "is a plain classifier: beside a stronger model it keeps less for that reason alone.",

@@ -137,7 +137,7 @@ def eligibility(study: Study) -> Answer | None:
 
 
 def subsets(study: Study) -> Answer | None:
-    """Whether all usable images took part."""
+    """Whether all that is usable took part."""
     folds = [fold for _, found in _folds(study) for fold in found]
     if not folds:
         return None
@@ -145,11 +145,11 @@ def subsets(study: Study) -> Answer | None:
     purged = [n for fold in folds if (n := len(fold.ids("purged")))]
     return answer(
         [
-            f"{count(len(placed))} of {plural(len(study.manifest.usable), 'usable image')} take "
-            "part; the program draws no subset.",
+            f"{count(len(placed))} of {plural(len(study.rows.usable), f'usable {study.row}')} "
+            "take part; the program draws no subset.",
             f"In {len(purged)} of {plural(len(folds), 'fold')}, {count(min(purged))} to "
-            f"{count(max(purged))} images are kept out of training because they overlap a test "
-            "image."
+            f"{count(max(purged))} {study.row}s are kept out of training because they overlap a "
+            f"test {study.row}."
             if purged
             else "",
         ],
@@ -229,7 +229,7 @@ def _patients(study: Study) -> str:
 
 def class_parts(study: Study) -> Answer | None:
     """The classes of each part: mean shares over the folds of each protocol."""
-    label = {r.image_id: r.label for r in study.manifest.usable}
+    label = {r.image_id: r.label for r in study.rows.usable}
     sentences = []
     for protocol, folds in _folds(study):
         shares = []
@@ -268,9 +268,11 @@ def partitions(study: Study) -> Answer | None:
 
 
 def disjointness(study: Study) -> Answer | None:
-    """For each protocol: test images tied to images the model was made with, counted."""
-    patients = {r.image_id: r.patient_id for r in study.manifest.usable if r.patient_id}
-    tied = {r.image_id: r.group_id for r in study.manifest.usable if r.group_id}
+    """For each protocol: what is tested and tied to what the model was made with, counted."""
+    rows, counted = study.rows.usable, study.row
+    patients = {r.image_id: r.patient_id for r in rows if r.patient_id and counted == "image"}
+    tied = {r.image_id: r.group_id for r in rows if r.group_id}
+    overlaps = "overlap or repeat" if counted == "image" else "have images that overlap or repeat"
     sentences = []
     for protocol, folds in _folds(study):
         tested = sum(len(fold.ids("test")) for fold in folds)
@@ -278,15 +280,15 @@ def disjointness(study: Study) -> Answer | None:
             continue
         counts = [
             f"{count(sum(count_shared(f, groups, ('test',), _MADE_WITH) for f in folds))} {words}"
-            for groups, words in ((patients, "share a patient"), (tied, "overlap or repeat"))
+            for groups, words in ((patients, "share a patient"), (tied, overlaps))
             if groups
         ]
         if counts:
             sentences.append(
-                f"{protocol_title(protocol)}: of {count(tested)} test images {' and '.join(counts)}"
-                " an image of train, val or cal."
+                f"{protocol_title(protocol)}: of {count(tested)} test {counted}s "
+                f"{' and '.join(counts)} an image of train, val or cal."
             )
-    if sentences and not patients:
+    if sentences and not any(record.patient_id for record in rows):
         sentences.append(
             "No patient ids are in the files: that no patient stands on two sides cannot be shown."
         )
@@ -300,7 +302,7 @@ def leakage_audit(study: Study) -> Answer | None:
 
 def sample_size(study: Study) -> Answer | None:
     """The size that there was; none was planned."""
-    n = plural(len(study.manifest.usable), "usable image")
+    n = plural(len(study.rows.usable), f"usable {study.row}")
     text = f"The program computed no sample size: all of the data set's {n} took part."
     return answer([text], "manifest.csv")
 
@@ -433,7 +435,8 @@ def output(study: Study) -> Answer | None:
         [
             "A recalibrated probability for each class; the most probable class is the prediction.",
             f"Prediction sets aim at a coverage of {100 * study.config.coverage:g} %, their "
-            "threshold fitted on the images that the other folds tested (in a hold-out on `cal`).",
+            f"threshold fitted on the {study.row}s that the other folds tested (in a hold-out on "
+            "`cal`).",
         ],
         "predictions.csv",
         "metrics.json",
@@ -455,7 +458,7 @@ def configuration(study: Study) -> Answer | None:
     """Everything that is needed to run it again."""
     text = (
         f"Every option, defaults included, and the seed ({study.config.seed}); the division of "
-        "the images with their SHA-256; every predicted probability."
+        f"the {study.row}s with their SHA-256; every predicted probability."
     )
     return answer([text], "config.toml", "splits.csv", "predictions.csv")
 
