@@ -59,3 +59,11 @@ def test_the_command_writes_the_sheet(data: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert (tmp_path / "steps.png").is_file()
     assert (tmp_path / "steps.csv").is_file()
+
+
+def test_the_command_writes_no_sheet_into_a_study(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    done = CliRunner().invoke(app, ["data", "preview", str(data), "--out", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "holds a study" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]

@@ -179,6 +179,14 @@ def test_an_empty_folder_gives_no_answers_and_says_so(tmp_path: Path) -> None:
     assert "no image in it" in done.output
 
 
+def test_answers_do_not_replace_the_predictions_of_a_study(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    for name in ("predictions.csv", "."):
+        done = runner.invoke(app, ["predict", "x.png", "--out", str(tmp_path / name)])
+        assert done.exit_code == 2
+        assert "whose files are not replaced" in " ".join(done.output.split())
+
+
 def test_serve_refuses_what_is_no_bundle_before_it_names_an_address(tmp_path: Path) -> None:
     done = runner.invoke(app, ["serve", "--bundle", str(tmp_path), "--port", "0"])
     assert done.exit_code == 1

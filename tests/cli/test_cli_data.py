@@ -69,6 +69,16 @@ def test_another_column_as_label_is_audited_by_patient(smears: Path, tmp_path: P
     assert columns["site"]["p_holm"] < 0.05 <= columns["session"]["p_holm"]
 
 
+def test_splits_of_a_study_are_not_replaced(smears: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    splits = tmp_path / "splits.csv"
+    words = ["data", "split", str(smears), "-p", "random", "--out", str(splits)]
+    done = CliRunner().invoke(app, words, terminal_width=200)
+    assert done.exit_code == 2
+    assert "belongs to the study" in done.output
+    assert not splits.exists()
+
+
 def test_a_pattern_chooses_the_class(smears: Path) -> None:
     found = json.loads(run("inspect", str(smears), "--layout", "{patient}/{class}/*", "--json"))
     assert [row["name"] for row in found["classes"]] == ["smear_1", "smear_2"]

@@ -66,3 +66,8 @@ def test_a_folder_that_holds_a_study_is_not_written_to(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds a study") as caught:
         refuse_study(tmp_path)
     assert caught.value.hint == "name a new folder with --out"
+    for own in ("explanations", "predictions.csv", "figures/../splits.csv"):
+        with pytest.raises(UsageError, match="belongs to the study"):
+            refuse_study(tmp_path / own)
+    for free in ("explanations/mine", "splits.new.csv", "relabel"):
+        refuse_study(tmp_path / free)

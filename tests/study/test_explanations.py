@@ -156,6 +156,19 @@ def test_wrong_names_are_wrong_use(run: Path, options: list[str], message: str) 
     assert sorted(run.rglob("*")) == before
 
 
+def test_out_is_no_folder_of_a_study(run: Path, other: Path) -> None:
+    """The panels of another choice had replaced the study's own list of them."""
+    before = sorted(run.rglob("*"))
+    assert "holds a study" in leukoscope("explain", run, "--out", run, code=2)
+    assert "holds a study" in leukoscope("explain", run, "--audit", "--out", other, code=2)
+    for command in (("explain", other), ("features", run)):
+        output = leukoscope(*command, "--out", run / "explanations", code=2)
+        assert "belongs to the study" in output
+    assert sorted(run.rglob("*")) == before
+    leukoscope("explain", run, "--count", 1, "--out", run / "explanations" / "mine")
+    assert entries_of(run / "explanations" / "mine")
+
+
 def test_runs_that_are_none_or_not_finished(run: Path, tmp_path: Path) -> None:
     assert "there is no such folder" in leukoscope("explain", tmp_path / "nowhere", code=1)
     assert "holds no study or training run" in leukoscope("explain", tmp_path, code=1)

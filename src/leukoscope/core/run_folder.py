@@ -138,6 +138,17 @@ class RunFolder:
         """Features and other values that can be computed again; safe to delete."""
         return self.path / "cache"
 
+    @property
+    def own(self) -> tuple[Path, ...]:
+        """Every file and folder that a study writes and reads again."""
+        return (
+            self.config, self.environment, self.manifest, self.patients, self.passport,
+            self.splits, self.predictions, self.metrics, self.robustness, self.robustness_table,
+            self.figures, self.explanations, self.report_html, self.report_md, self.model_card,
+            self.checklists, self.ensemble, self.bundle, self.external, self.cache,
+            self.path / "models",
+        )  # fmt: skip
+
     def model(self, recipe: str, protocol: str, fold: int) -> Path:
         """The folder of one trained model: checkpoint and history."""
         return self.path / "models" / recipe / protocol / f"fold{fold}"
@@ -170,15 +181,23 @@ def resumes(config: Path, what: str, *, resume: bool, hint: str) -> bool:
 
 
 def refuse_study(out: Path) -> None:
-    """Refuse a folder to write to that holds a study, whose files would be replaced or mixed.
+    """Refuse a place to write to where the files of a study would be replaced or mixed.
 
     Raises:
-        UsageError: It holds one, finished or not.
+        UsageError: It is the folder of a study, finished or not, or one of its own files or
+            folders. Other places inside are free.
     """
     if RunFolder(out).config.is_file():
         raise UsageError(
             f"{out} holds a study (config.toml), whose files are not replaced",
             hint="name a new folder with --out",
+        )
+    place = out.resolve()
+    study = RunFolder(place.parent)
+    if study.config.is_file() and place in study.own:
+        raise UsageError(
+            f"{out} belongs to the study in {out.parent}, whose files are not replaced",
+            hint="name another place with --out",
         )
 
 

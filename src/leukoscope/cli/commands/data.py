@@ -172,10 +172,12 @@ def split(
     """Audit, then write leak-free splits that others can rebuild by SHA-256."""
     from leukoscope.core.errors import UsageError
     from leukoscope.core.records import save_folds
+    from leukoscope.core.run_folder import refuse_study
     from leukoscope.pipeline.folds import plan_protocols
     from leukoscope.study.options import study_config
     from leukoscope.study.run import audited
 
+    refuse_study(out)
     if frozen is not None:
         if reuse is not None:
             raise UsageError("--frozen and --reuse name two sets of splits", hint="give one")
@@ -322,7 +324,9 @@ def preview(
 ) -> int:
     """Draw originals, preprocessed images, what probes see, statistics."""
     from leukoscope.analyses.preview import draw_preview
+    from leukoscope.core.run_folder import refuse_study
 
+    refuse_study(out)
     with progress_bars() as show:
         manifest = read_manifest(data, layout, classes, target, show)
     for path in draw_preview(

@@ -136,8 +136,11 @@ def explain(
         raise UsageError(
             "--images, --masks and --unjudged belong to --audit", hint="say --audit too"
         )
+    from leukoscope.core.run_folder import refuse_study
     from leukoscope.study.explanations import Look, open_sources
 
+    if out is not None:
+        refuse_study(out)
     look = Look(tuple(dict.fromkeys(method or ("grad-cam",))), layer, target)
     sources = open_sources(run, beside, recipe or (), protocol)
     return _explain_images(sources, look, images or [], count, out, as_json)
@@ -210,9 +213,12 @@ def _audit(
     as_json: bool,
 ) -> int:
     from leukoscope.analyses.explanation_audit import audit_explanations, put_into_report
+    from leukoscope.core.run_folder import RunFolder, refuse_study
     from leukoscope.reporting.study.examples import audit_table
     from leukoscope.study.explanations import open_sources
 
+    if out is not None and out.resolve() != RunFolder(run).explanations.resolve():
+        refuse_study(out)
     (source,) = open_sources(run, None, recipe or (), protocol)
     folder = out or source.fitted.run.explanations
     with progress_bars() as show:
@@ -257,9 +263,12 @@ def features(
 
     Always the features of one fold's model on its own test images.
     """
+    from leukoscope.core.run_folder import refuse_study
     from leukoscope.study.explanations import open_sources
     from leukoscope.study.feature_maps import draw_maps, read_features, write_map
 
+    if out is not None:
+        refuse_study(out)
     (source,) = open_sources(run, None, (recipe,) if recipe else (), protocol)
     name = f"features-{source.recipe}-{source.protocol}-fold{fold}"
     folder = out or source.fitted.run.explanations / name

@@ -101,10 +101,13 @@ def predict(
     from functools import partial
 
     from leukoscope.core.errors import UsageError
+    from leukoscope.core.run_folder import refuse_study
     from leukoscope.runtime.engines import one_thread_each
     from leukoscope.runtime.input_files import SAMPLES, Inputs
     from leukoscope.runtime.predictor import load_bundle
 
+    if out is not None:
+        refuse_study(out)
     one_thread_each()
     sources = Inputs(images)
     total, samples = sources.survey(SAMPLES)
