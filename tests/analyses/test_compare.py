@@ -275,6 +275,8 @@ def test_folders_may_be_texts_but_not_one_text(run: RunFolder, tmp_path: Path) -
     assert found.content.runs[0].name == run.path.name
     with pytest.raises(UsageError, match=r"expected a list of folders, got 'run'\n.*\[RUN, OTHER"):
         compare_runs("run", tmp_path / "none")
+    with pytest.raises(UsageError, match=r"names as protocols, got 'random'\n.*\['random'\]"):
+        compare_runs([run.path], tmp_path / "none", protocols="random")
     assert not (tmp_path / "none").exists()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -372,8 +373,33 @@ def test_a_protocol_that_does_not_apply_says_why(
 def test_wrong_use_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'grouped'"):
         make_splits(manifest(50), "groupd", FIVE, seed=0)
-    with pytest.raises(UsageError, match="random uses no groups"):
+    with pytest.raises(UsageError, match=r"the protocol random uses none\n.*leave groups out"):
         make_splits(manifest(50), "random", FIVE, seed=0, groups={})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"manifest": "smears"},
+            r"expected a manifest, got 'smears'\n.*load_dataset\('smears'\), …",
+        ),
+        ({"manifest": SimpleNamespace(manifest=manifest(4))}, r"make_splits\(FOUND.manifest, …\)"),
+        ({"protocol": ["random"]}, r"protocol: expected one name, got \['random'\]\n.*for each"),
+        (
+            {"config": {"folds": 3}},
+            r"config: expected a SplitConfig, got \{'folds': 3\}\n.*folds=5",
+        ),
+        ({"seed": None}, "seed: expected a whole number of 0 or more, got None\n.*seed=42"),
+        ({"seed": -1}, "seed: expected a whole number"),
+        ({"groups": ["a"] * 50}, "groups: expected a mapping .* of type list\n.*image_id: NAME"),
+        ({"purge_groups": ["a"] * 50}, "purge_groups: expected a mapping"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(wrong: dict[str, Any], message: str) -> None:
+    right: dict[str, Any] = {"manifest": manifest(50), "protocol": "grouped", "config": FIVE}
+    with pytest.raises(UsageError, match=message):
+        make_splits(**{**right, "seed": 0, **wrong})
 
 
 def test_too_few_images_for_val_and_cal() -> None:

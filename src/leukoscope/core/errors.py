@@ -110,6 +110,19 @@ def refuse_single(found: object, what: str, hint: str) -> None:
         raise UsageError(f"expected a list of {what}, got {shown}", hint=hint)
 
 
+def refuse_single_name(found: object, option: str) -> None:
+    """Refuse one name for an option that is a list of names; None is its default.
+
+    >>> refuse_single_name("random", "protocols")
+    Traceback (most recent call last):
+    leukoscope.core.errors.UsageError: expected a list of names as protocols, got 'random'
+      → write protocols=['random']
+    """
+    if found is not None:
+        like = f"[{str(found)!r}]" if isinstance(found, (str, Path)) else "[…]"
+        refuse_single(found, f"names as {option}", f"write {option}={like}")
+
+
 class DataError(LeukoscopeError):
     """The data cannot be used as asked."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from sys import intern
 
-from leukoscope.core.errors import DataError
+from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import iterate_csv, read_csv, write_csv
 from leukoscope.core.labels import order_classes
 
@@ -182,6 +182,30 @@ class Manifest:
     def with_images(self, images: Iterable[ImageRecord]) -> Manifest:
         """The same data set with other records."""
         return replace(self, images=tuple(images))
+
+
+def check_manifest(found: object, call: str) -> None:
+    """Refuse what is no manifest, as the argument of a function of the Python API.
+
+    Args:
+        call: How the function is called with it, with a place for the manifest.
+
+    Raises:
+        UsageError: It is something else, for example the data's path.
+
+    >>> check_manifest("smears", "audit({})")
+    Traceback (most recent call last):
+    leukoscope.core.errors.UsageError: expected a manifest, got 'smears'
+      → write audit(load_dataset('smears'))
+    """
+    if isinstance(found, Manifest):
+        return
+    path = isinstance(found, (str, Path))
+    shown = repr(str(found)) if path else f"a value of type {type(found).__name__}"
+    like = f"load_dataset({shown if path else 'DATA'})"
+    if isinstance(getattr(found, "manifest", None), Manifest):
+        like = "FOUND.manifest"  # of an audit
+    raise UsageError(f"expected a manifest, got {shown}", hint=f"write {call.format(like)}")
 
 
 def _columns(record: ImageRecord) -> dict[str, object]:

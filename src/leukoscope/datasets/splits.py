@@ -30,7 +30,7 @@ from leukoscope.config.study import SplitConfig
 from leukoscope.core.errors import SplitError, UnknownNameError, UsageError
 from leukoscope.core.patients import PATIENTS_LAYOUT
 from leukoscope.core.protocols import PROTOCOLS, by_column
-from leukoscope.core.records import Fold, ImageRecord, Manifest
+from leukoscope.core.records import Fold, ImageRecord, Manifest, check_manifest
 from leukoscope.datasets.groups import allocate, allocate_at_random, count_classes, join_groups
 from leukoscope.datasets.split_checks import check_folds
 
@@ -131,12 +131,11 @@ def make_splits(
 
     Raises:
         SplitError: The data cannot support the protocol; says why.
+        UsageError: An argument is of another kind, or the protocol uses no groups.
     """
-    if protocol not in tuple(PROTOCOLS):
-        raise UnknownNameError("protocol", protocol, tuple(PROTOCOLS))
+    check_manifest(manifest, "make_splits({}, …)")
+    _check_arguments(protocol, config, seed, {"groups": groups, "purge_groups": purge_groups})
     own = PROTOCOLS[protocol]
-    if groups is not None and (own.own_parts or not own.column):
-        raise UsageError(f"the protocol {protocol} uses no groups")
     images, name = _Images.of(manifest), name or protocol
     purge = _purge_labels(images, protocol, purge_groups)
     streams = [seed, crc32(name.encode())]
@@ -201,6 +200,41 @@ def split_train_val(
     fold = Fold(name, 0, images.mapping(parts.tolist()), dict(like.groups), like.unit)
     _check_classes(images, [fold])
     return fold
+
+
+def _check_arguments(
+    protocol: object, config: object, seed: object, mappings: Mapping[str, object]
+) -> None:
+    """Refuse arguments of another kind before NumPy does it in its own words."""
+    if not isinstance(protocol, str):
+        raise UsageError(
+            f"protocol: expected one name, got {protocol!r}",
+            hint="call make_splits once for each protocol",
+        )
+    if protocol not in tuple(PROTOCOLS):
+        raise UnknownNameError("protocol", protocol, tuple(PROTOCOLS))
+    if not isinstance(config, SplitConfig):
+        raise UsageError(
+            f"config: expected a SplitConfig, got {config!r}",
+            hint="write SplitConfig(folds=5), of leukoscope.config.study",
+        )
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise UsageError(
+            f"seed: expected a whole number of 0 or more, got {seed!r}", hint="write seed=42"
+        )
+    for name, found in mappings.items():
+        if found is not None and not isinstance(found, Mapping):
+            raise UsageError(
+                f"{name}: expected a mapping from image ids to names, got a value of type "
+                f"{type(found).__name__}",
+                hint=f"write {name}={{record.image_id: NAME, …}}",
+            )
+    own = PROTOCOLS[protocol]
+    if mappings["groups"] is not None and (own.own_parts or not own.column):
+        raise UsageError(
+            f"groups: the protocol {protocol} uses none",
+            hint="leave groups out, or take a protocol that holds groups out, such as grouped",
+        )
 
 
 def _purge_labels(

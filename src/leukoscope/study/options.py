@@ -11,7 +11,7 @@ from leukoscope.config.base import validate
 from leukoscope.config.loading import apply_overrides, load_recipe
 from leukoscope.config.recipe import EnsembleTraining, Recipe
 from leukoscope.config.study import StudyConfig, chosen_probes, usual_folds
-from leukoscope.core.errors import ConfigError, refuse_single
+from leukoscope.core.errors import ConfigError, refuse_single_name
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import named_roles
 from leukoscope.core.protocols import PROTOCOLS
@@ -140,10 +140,7 @@ def study_config(data: Path | str, **options: Unpack[StudyOptions]) -> StudyConf
 def _check_lists(given: StudyOptions) -> None:
     """Refuse a single name where a list of names is expected."""
     for option in ("recipes", "protocols", "probes", "overrides", "external", "external_layouts"):
-        found = given[option]
-        if found is not None:
-            like = f"[{str(found)!r}]" if isinstance(found, (str, Path)) else "[…]"
-            refuse_single(found, f"names as {option}", f"write {option}={like}")
+        refuse_single_name(given[option], option)
 
 
 def external_values(

@@ -45,7 +45,7 @@ from leukoscope.config.comparison import (
     RunVerdict,
 )
 from leukoscope.config.stored import check_record
-from leukoscope.core.errors import UsageError, refuse_single
+from leukoscope.core.errors import UsageError, refuse_single, refuse_single_name
 from leukoscope.core.files import write_csv
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import check_roles
@@ -137,6 +137,7 @@ def compare_runs(
         UsageError: ``out`` is one of the runs, or holds another study; ``runs`` is no list.
     """
     refuse_single(runs, "folders", "write compare_runs([RUN, OTHER], OUT)")
+    refuse_single_name(protocols, "protocols")
     folders, out = [Path(run) for run in runs], Path(out)
     _check_beside(out, folders)
     progress = Progress(listener) if listener else Progress()

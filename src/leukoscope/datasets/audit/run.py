@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.config.passport import Passport
-from leukoscope.core.errors import DataError, SplitError, UsageError
+from leukoscope.core.errors import DataError, SplitError
 from leukoscope.core.files import atomic_path, read_json, sha256_json, write_json
-from leukoscope.core.records import Manifest
+from leukoscope.core.records import Manifest, check_manifest
 from leukoscope.core.views import data_frame, html_note, html_table
 from leukoscope.datasets.audit.acquisition import (
     ClusterTree,
@@ -122,7 +122,7 @@ def audit(
         DataError: No image can be used, or a file changed since it was loaded.
         UsageError: A path stands where a manifest is expected.
     """
-    _check_manifest(manifest)
+    check_manifest(manifest, "audit({})")
     # In the order of content, so that the names of files decide nothing.
     records = sorted(
         (r for r in manifest.images if r.status != "quarantined"),
@@ -161,17 +161,6 @@ def audit(
     if progress is not None:
         progress(total, total)
     return Audit(complete, passport, found.tree, found.ids, found.tied)
-
-
-def _check_manifest(found: object) -> None:
-    if isinstance(found, Manifest):
-        return
-    path = isinstance(found, (str, Path))
-    shown = repr(str(found)) if path else f"a value of type {type(found).__name__}"
-    raise UsageError(
-        f"expected a manifest, got {shown}",
-        hint=f"write audit(load_dataset({shown if path else 'DATA'}))",
-    )
 
 
 def _part(
