@@ -181,6 +181,21 @@ def test_data_without_a_protocol_is_refused_before_anything_is_trained(
     ]
 
 
+def test_a_class_of_one_patient_gets_the_hint_of_a_study(
+    two_classes: Path, four_classes: Path, tmp_path: Path
+) -> None:
+    rows = ["path,label,patient_id"]
+    for number, image in enumerate(sorted(four_classes.glob("*/*.png"))):
+        label = "apl" if image.parent.name == "Pro" else "aml"
+        rows.append(f"{image},{label},{label}{number if label == 'aml' else ''}")
+    target = tmp_path / "target.csv"
+    target.write_text("\n".join(rows))
+    made = plan(two_classes, target, protocols=("grouped",))
+    with pytest.raises(DataError, match="no protocol applies") as caught:
+        run_transfer(made, tmp_path / "out")
+    assert "merge that class into another with --class NAME=OTHER" in caught.value.hint
+
+
 def test_a_frozen_first_phase_is_refused(two_classes: Path, four_classes: Path) -> None:
     with pytest.raises(ConfigError, match="linear, so phase 1 would leave nothing"):
         plan(two_classes, four_classes, recipe="quick", overrides=())

@@ -41,7 +41,7 @@ from leukoscope.evaluation.statistics.comparison import (
     paired_tests,
 )
 from leukoscope.evaluation.statistics.intervals import Sampling
-from leukoscope.pipeline.folds import groups_of, plan_protocols, unit_of
+from leukoscope.pipeline.folds import groups_of, none_applies, plan_protocols, unit_of
 from leukoscope.pipeline.progress import Listener, Progress
 from leukoscope.pipeline.results.entries import sampling
 from leukoscope.study.options import StudyOptions
@@ -145,8 +145,7 @@ def check_arm(arm: Arm, out: Path, listener: Listener | None) -> None:
     found = audited(arm.config, _prefixed(arm, listener) or Progress().listener)
     plan = plan_protocols(found.manifest, found, arm.config)
     if not plan.folds:
-        reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in plan.inapplicable)
-        raise DataError(f"{arm.config.data.path}: no protocol applies to this data ({reasons})")
+        raise none_applies(plan.inapplicable, arm.config)
     save_study_config(run.config, arm.config)
     save_audit(found, folder)
     write_json(folder / AUDITED, {"passport": found.passport["sha256"]})

@@ -147,15 +147,15 @@ def surely_inapplicable(
     return tuple(rows)
 
 
-def none_applies(inapplicable: Sequence[Mapping[str, str]], unit: str = "image") -> DataError:
-    """The error of a study without a protocol; ``unit`` is what it classifies."""
+def none_applies(inapplicable: Sequence[Mapping[str, str]], config: StudyConfig) -> DataError:
+    """The error of a study, or of an arm, without a protocol."""
     reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in inapplicable)
     hint = ""
     if TOO_FEW_GROUPS in reasons:
         hint = "merge that class into another with --class NAME=OTHER, or leave its images out"
-        if unit == "image" and all(row["protocol"] != "random" for row in inapplicable):
+        if config.unit == "image" and all(row["protocol"] != "random" for row in inapplicable):
             hint += "; -p random divides images, whoever they are of"
-    return DataError(f"no protocol applies to this data ({reasons})", hint=hint)
+    return DataError(f"{config.data.path}: no protocol applies to this data ({reasons})", hint=hint)
 
 
 def stain_target_notes(config: StudyConfig) -> list[str]:

@@ -112,7 +112,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     left_out = surely_inapplicable(rows, config, cut_out=cut_out)
     protocols = [p for p in config.protocols if p not in {row["protocol"] for row in left_out}]
     if not protocols:
-        raise none_applies(left_out, config.unit)
+        raise none_applies(left_out, config)
     fits = len(protocols) * config.splits.folds
     steps = [reading, PlannedStep("audit", f"{n} images", audit_s)]
     disk_mb = 20 + n * 0.01

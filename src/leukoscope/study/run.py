@@ -329,7 +329,7 @@ def _write_splits(
     rows = study_rows(found.manifest, config)
     plan = plan_protocols(rows, found, config)
     if not plan.folds:
-        raise none_applies(plan.inapplicable, config.unit)
+        raise none_applies(plan.inapplicable, config)
     if config.bundle and not config.no_bundle_reason:
         final = final_fold(rows, config, plan.folds)
         plan = replace(plan, folds=(*plan.folds, final))
