@@ -15,6 +15,7 @@ from leukoscope.evaluation.statistics.hierarchy import (
     split_levels,
 )
 from leukoscope.evaluation.statistics.intervals import Sampling, bootstrap_mean, bootstrap_metrics
+from leukoscope.evaluation.statistics.metrics import compute_metrics
 
 CLASSES = ("benign", "early_pre_b", "pre_b", "pro_b")
 
@@ -139,6 +140,16 @@ def test_roles_divide_classes_of_the_users_own() -> None:
         accuracy_score(y > 1, prob[:, 2:].sum(1) > 0.5)
     )
     assert "two_step_accuracy" not in found
+
+
+@pytest.mark.parametrize("names", [("aml", "benign_cell"), ("healthy", "all")])
+def test_an_exact_tie_is_called_as_the_predicted_class_is(names: tuple[str, str]) -> None:
+    truth, tied = [0, 0, 0, 1], [[0.5, 0.5]] * 4
+    found = hierarchy_metrics(truth, tied, names, groups=[*"abcd"], replicates=20, seed=0)
+    assert found is not None
+    assert compute_metrics(truth, tied, names)["accuracy"] == 0.75  # the first class
+    assert found["binary"]["metrics"]["accuracy"]["value"] == 0.75
+    assert found["two_step_accuracy"]["value"] == 0.75
 
 
 def test_a_benign_image_that_is_called_malignant_is_wrong_whatever_the_subtype() -> None:

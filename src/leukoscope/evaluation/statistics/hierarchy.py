@@ -84,6 +84,9 @@ def hierarchy_metrics(
     truth, prob = check_predictions(y_true, y_prob, class_names)
     units = np.asarray(groups)
     p_malignant, subtype, names = split_levels(prob, class_names, roles)
+    # A tie of both sides goes to that of the most probable class, which is what was predicted.
+    tied = (p_malignant == 0.5) & mask[prob.argmax(axis=1)]
+    p_malignant = np.where(tied, np.nextafter(0.5, 1), p_malignant)
     is_malignant = mask[truth]
 
     def level(y: ArrayLike, p: FloatArray, classes: Sequence[str], rows: NDArray[np.bool_],
