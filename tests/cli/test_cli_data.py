@@ -46,7 +46,7 @@ def run(*words: str) -> str:
 def test_inspect_says_what_each_class_is(smears: Path) -> None:
     text = run("inspect", str(smears))
     assert "no known name: a class of its own" in text
-    assert "--role hairy_cell=malignant states a role that is not known" in text
+    assert "where the role is not known, state it: --role hairy_cell=malignant" in text
     assert "further columns: site, session, diagnosis, age" in text
     found = json.loads(run("inspect", str(smears), "--role", "hairy_cell=malignant", "--json"))
     assert [(row["name"], row["role"], row["patients"]) for row in found["classes"]] == [

@@ -141,7 +141,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
                 raise typer.Exit(1) from None
             say(
                 f"error: {type(error).__name__}: {error}\n"
-                "  → this looks like a fault of Leukoscope; run again as "
+                "  → this looks like a bug in Leukoscope; run again as "
                 "`leukoscope --debug …` and report the traceback",
                 err=True,
             )

@@ -49,7 +49,7 @@ TransferRecipeOption = Annotated[
         "--recipe",
         "-r",
         autocompletion=completion("recipe"),
-        help="Recipe name or file; [phase1] tells the phases.",
+        help="Recipe name or file; its table [phase1] says what differs in phase 1.",
     ),
 ]
 SourceProtocolOption = Annotated[
@@ -75,7 +75,7 @@ FreezeOption = Annotated[
 ]
 ConvOption = Annotated[
     list[int] | None,
-    typer.Option(help="Width of a further convolution in phase 2; may be repeated."),
+    typer.Option(help="Channels of an added convolution in phase 2; may be repeated."),
 ]
 TransferSetOption = Annotated[
     list[str] | None,
@@ -88,7 +88,7 @@ TransferSetOption = Annotated[
 SourceSetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--source-set", metavar="KEY=VALUE", help="Likewise, for phase 1 and its study alone."
+        "--source-set", metavar="KEY=VALUE", help="Override a value in phase 1 and its study only."
     ),
 ]
 WithoutOption = Annotated[

@@ -168,7 +168,7 @@ def pull(
         typer.Option("--out", "-o", help="The new folder. Default: the bundle's name."),
     ] = None,
     sha256: Annotated[
-        str, typer.Option("--sha256", help="What the bundle's hash must be, or begin with.")
+        str, typer.Option("--sha256", help="Expected hash of the bundle, or its first digits.")
     ] = "",
     replace: ReplaceOption = False,
     as_json: JsonOption = False,

@@ -55,7 +55,7 @@ def compare(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables, figures and pages.")],
     protocol: ProtocolOption = None,
     metric: Annotated[
-        str, typer.Option("--metric", help="Ranks the recipes and is tested.")
+        str, typer.Option("--metric", help="Metric that ranks the recipes and is tested.")
     ] = "accuracy",
     against: Annotated[
         str, typer.Option("--against", help="Recipe that all others are tested against.")
@@ -177,10 +177,14 @@ def ensemble(
     ] = None,
     method: Annotated[
         list[MethodName] | None,
-        typer.Option("--method", "-m", help="Repeatable; the first is judged. Default: mean."),
+        typer.Option(
+            "--method",
+            "-m",
+            help="How to combine; may be repeated, the first gets the verdict. Default: mean.",
+        ),
     ] = None,
     membership: Annotated[
-        ShapeName, typer.Option(help="Shape of the words of --method fuzzy.")
+        ShapeName, typer.Option(help="Membership functions of --method fuzzy.")
     ] = ShapeName.TRIANGULAR,
     t_norm: Annotated[
         TNormName, typer.Option("--t-norm", help="What AND means for --method fuzzy.")

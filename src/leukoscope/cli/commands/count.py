@@ -79,7 +79,7 @@ TruthOption = Annotated[
 ]
 BlastOption = Annotated[
     list[str] | None,
-    typer.Option("--blast", metavar="CLASS", help="Counts as a blast; may be repeated."),
+    typer.Option("--blast", metavar="CLASS", help="Class that counts as a blast; may be repeated."),
 ]
 ThresholdOption = Annotated[
     float, typer.Option(min=0, max=100, help="Share of blasts that matters, in per cent.")

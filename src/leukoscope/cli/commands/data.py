@@ -97,7 +97,7 @@ def _print_classes(found: Inspection) -> None:
     )
     unknown = [row.name for row in found.classes if row.role is None]
     if unknown:
-        say(f"--role {unknown[0]}=malignant states a role that is not known")
+        say(f"where the role is not known, state it: --role {unknown[0]}=malignant")
     if found.columns:
         say(f"further columns: {', '.join(found.columns)}")
 
@@ -370,7 +370,7 @@ def phantom(
         str,
         typer.Option(help="Plant into the images of the first class: jpeg, blur, hot-pixels …"),
     ] = "none",
-    strength: Annotated[int, typer.Option(help="Of the artefact: 1, 2 or 3.")] = 2,
+    strength: Annotated[int, typer.Option(help="Strength of the artefact: 1, 2 or 3.")] = 2,
     size: Annotated[int, typer.Option(help="Side of a field in px.")] = 224,
     seed: opt.SeedOption = 0,
 ) -> None:

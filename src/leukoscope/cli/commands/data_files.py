@@ -117,7 +117,7 @@ def export_data(
     target: opt.TargetOption = "",
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Write preprocessed images as PNG files in class folders, with hashes; can be stopped."""
+    """Write preprocessed images as PNG files in class folders, with hashes; can be resumed."""
     from dataclasses import asdict
 
     from leukoscope.analyses.export_images import export_images
@@ -157,7 +157,7 @@ def find_samples(
     target: opt.TargetOption = "",
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Find samples of each class and lay them out on a labelled sheet; the same for a seed."""
+    """Find samples of each class and lay them out on a labelled sheet; a seed repeats them."""
     from dataclasses import asdict
 
     from leukoscope.analyses.export_images import copy_samples, draw_samples, pick_samples

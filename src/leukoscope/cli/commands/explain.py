@@ -51,7 +51,11 @@ PanelCountOption = Annotated[
 ]
 ExplainedRecipesOption = Annotated[
     list[str] | None,
-    typer.Option("--recipe", "-r", help="Repeat it to see two side by side. Default: first."),
+    typer.Option(
+        "--recipe",
+        "-r",
+        help="Recipe; repeat it to see several side by side. Default: the run's first.",
+    ),
 ]
 BesideOption = Annotated[
     Path | None, typer.Option("--beside", help="Another run to show beside it.")
@@ -71,20 +75,22 @@ AuditImagesOption = Annotated[
 ]
 UnjudgedOption = Annotated[
     bool,
-    typer.Option("--unjudged", help="Score fewer independent images than a verdict needs (20)."),
+    typer.Option("--unjudged", help="Measure fewer than 20 independent images, without a verdict."),
 ]
 MasksOption = Annotated[
     Path | None,
     typer.Option(
         "--masks",
         help="Leukocyte masks for the audit, PNG named like the images. Default: "
-        "a phantom's truth, else our segmentation.",
+        "a phantom's truth, else the built-in segmentation.",
     ),
 ]
 ExplanationsOutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="Default: a folder in RUN/explanations.")
 ]
-FoldOption = Annotated[int, typer.Option("--fold", help="Whose model and test images.")]
+FoldOption = Annotated[
+    int, typer.Option("--fold", help="Fold whose model and test images are used.")
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -21,7 +21,7 @@ recipes_app = typer.Typer(
 models_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Backbones, and whether their weights are here.",
+    help="Backbones, and whether their weights are on this machine.",
 )
 RUNS = Path("runs")
 BUSY_S = 120  # a run that was written to so lately may still be going on
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 @recipes_app.command("list", epilog="Example: leukoscope recipes list")
 @command
 def list_recipes(as_json: JsonOption = False) -> None:
-    """List the recipes in the box."""
+    """List the built-in recipes."""
     from leukoscope.config import loading
 
     recipes = [loading.load_recipe(name) for name in loading.list_recipes()]

@@ -67,14 +67,28 @@ OutputClassesOption = Annotated[
     str | None, typer.Option("--classes", help="Order of the model's outputs: a,b,c.")
 ]
 InputSizeOption = Annotated[
-    int | None, typer.Option("--size", min=8, help="Input size, where the graph has none.")
+    int | None,
+    typer.Option("--size", min=8, help="Side of the input in px, where the model leaves it open."),
 ]
-PixelMeanOption = Annotated[str, typer.Option("--mean", help="Of pixels 0–1: one or three.")]
-PixelStdOption = Annotated[str, typer.Option("--std", help="Of pixels 0–1: one or three.")]
+PixelMeanOption = Annotated[
+    str,
+    typer.Option(
+        "--mean", help="Mean to subtract from pixels of 0 to 1: one number, or three (RGB)."
+    ),
+]
+PixelStdOption = Annotated[
+    str,
+    typer.Option("--std", help="Standard deviation to divide them by: one number, or three (RGB)."),
+]
 TensorLayoutOption = Annotated[
-    str, typer.Option("--tensor", help="nchw, nhwc, or auto: as the graph says.")
+    str,
+    typer.Option(
+        "--tensor", help="Order of the input's axes: nchw, nhwc, or auto (as the model says)."
+    ),
 ]
-OutputNameOption = Annotated[str | None, typer.Option("--output", help="Which output to read.")]
+OutputNameOption = Annotated[
+    str | None, typer.Option("--output", help="Name of the output to read.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -104,7 +118,7 @@ def probe(
     target: opt.TargetOption = "",
     as_json: opt.JsonOption = False,
 ) -> int:
-    """Look for shortcuts in a study or in a foreign model."""
+    """Look for shortcuts in a study, or in any other model."""
     from leukoscope.study.options import study_config
 
     source: ForeignModel | Path

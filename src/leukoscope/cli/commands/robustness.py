@@ -44,19 +44,30 @@ RobustnessProtocolOption = Annotated[
 ]
 CorruptionOption = Annotated[
     list[str] | None,
-    typer.Option("--corruption", "-c", help="A name, or s1; may be repeated. Default: all 13."),
+    typer.Option(
+        "--corruption",
+        "-c",
+        help="Kind of damage, or s1 for the grid of study S1; may be repeated. Default: all 13.",
+    ),
 ]
 SeverityOption = Annotated[
-    list[int] | None, typer.Option("--severity", "-s", min=1, max=5, help="May be repeated.")
+    list[int] | None,
+    typer.Option(
+        "--severity", "-s", min=1, max=5, help="1 is mild; may be repeated. Default: all."
+    ),
 ]
 RobustnessImagesOption = Annotated[
     int | None, typer.Option("--images", min=20, help="Default: as many as fit in 5 minutes.")
 ]
 BoundOption = Annotated[
-    float, typer.Option("--bound", min=0.1, max=50, help="Accepted loss of accuracy, points.")
+    float,
+    typer.Option(
+        "--bound", min=0.1, max=50, help="Accepted loss of accuracy in percentage points."
+    ),
 ]
 RobustnessOutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Default: RUN, its report and its bundle.")
+    Path | None,
+    typer.Option("--out", "-o", help="Folder to write. Default: RUN, with its report and bundle."),
 ]
 
 

@@ -72,7 +72,8 @@ StallOption = Annotated[
     typer.Option(min=1, help="Replace a worker after so many seconds without sign of life."),
 ]
 RayAddressOption = Annotated[
-    str | None, typer.Option(help="Of a running Ray cluster. Default: RAY_ADDRESS, or start.")
+    str | None,
+    typer.Option(help="Address of a Ray cluster. Default: RAY_ADDRESS, else a new one here."),
 ]
 ResumeScoreOption = Annotated[bool, typer.Option("--resume", help="Resume a stopped run.")]
 VerifyOption = Annotated[

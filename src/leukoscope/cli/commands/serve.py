@@ -24,7 +24,7 @@ ServedBundlesOption = Annotated[
     typer.Option(
         "--bundle",
         "-b",
-        help="A model's folder; may be repeated: first = default. Default: the installed ones.",
+        help="Bundle; may be repeated, the first is the default. Default: the installed ones.",
     ),
 ]
 HostOption = Annotated[str, typer.Option(help="Address; 0.0.0.0 for all, needs a key.")]
@@ -34,7 +34,8 @@ ApiKeyFileOption = Annotated[
     typer.Option(help="File with the API key; else the variable LEUKOSCOPE_API_KEY."),
 ]
 WithoutKeyOption = Annotated[
-    bool, typer.Option("--without-key", help="No key though other machines reach it.")
+    bool,
+    typer.Option("--without-key", help="Ask for no key, although other machines can reach it."),
 ]
 RateLimitOption = Annotated[
     int | None,
@@ -44,12 +45,13 @@ RateLimitOption = Annotated[
     ),
 ]
 CorsOriginOption = Annotated[
-    list[str] | None, typer.Option(help="Web origin whose scripts may ask; may be repeated.")
+    list[str] | None,
+    typer.Option(help="Web origin whose scripts may call the API (CORS); may be repeated."),
 ]
 QueueOption = Annotated[int, typer.Option(help="Images that may wait for each model.")]
-BatchOption = Annotated[int, typer.Option(help="Most images the network sees at once.")]
+BatchOption = Annotated[int, typer.Option(help="Largest batch of images.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Default: every core.")]
-RequestTimeoutOption = Annotated[float, typer.Option(help="Seconds until a request is given up.")]
+RequestTimeoutOption = Annotated[float, typer.Option(help="Seconds after which a request fails.")]
 UploadTimeoutOption = Annotated[
     float, typer.Option(help="Seconds that the upload of a request may take.")
 ]

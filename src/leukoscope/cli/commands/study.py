@@ -53,10 +53,11 @@ shortcuts, and writes a report (run/report.html) and a model (run/bundle).
 """
 
 NoBundleOption = Annotated[
-    bool, typer.Option("--no-bundle", help="Measure only: save the fit on all images.")
+    bool,
+    typer.Option("--no-bundle", help="Measure only: skip the final model, fitted on all images."),
 ]
 JobsOption = Annotated[
-    int, typer.Option("--jobs", min=1, help="Fits at once, each in a process of its own.")
+    int, typer.Option("--jobs", min=1, help="Fits that run in parallel, each in its own process.")
 ]
 ExecutorOption = Annotated[
     str, typer.Option("--executor", metavar="local|ray", help="Where the processes of --jobs run.")

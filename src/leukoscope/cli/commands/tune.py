@@ -65,7 +65,9 @@ SamplerOption = Annotated[
 ]
 PrunerOption = Annotated[
     str,
-    typer.Option("--pruner", metavar="median|hyperband|none", help="What ends poor trials."),
+    typer.Option(
+        "--pruner", metavar="median|hyperband|none", help="How poor trials are stopped early."
+    ),
 ]
 ResumeTuneOption = Annotated[
     bool, typer.Option("--resume", help="Resume a stopped tuning, or join a running one.")
