@@ -26,7 +26,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -34,8 +34,6 @@ from leukoscope.core.files import read_json, write_json, write_text
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PLAN: Final = ROOT / "benchmarks" / "remake.toml"
-README: Final = "README.md"
-"""It shows no command above its table."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Step:
         data: Names of the data sets it reads.
         after: Steps whose runs it reads.
         page: Whose table it prints, a path in the repository; empty where it only makes a run.
+        bare: The page shows the command itself, or none.
     """
 
     name: str
@@ -55,6 +54,7 @@ class Step:
     data: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     page: str = ""
+    bare: bool = False
 
 
 def read_plan(path: Path) -> list[Step]:
@@ -65,9 +65,8 @@ def read_plan(path: Path) -> list[Step]:
     """
     steps: list[Step] = []
     for found in tomllib.loads(path.read_text(encoding="utf-8"))["step"]:
-        step = Step(
-            **{key: tuple(v) if isinstance(v, list) else v.strip() for key, v in found.items()}
-        )
+        step = Step(**{key: tuple(v) if isinstance(v, list) else v for key, v in found.items()})
+        step = replace(step, command=step.command.strip())
         known = {one.name for one in steps}
         if step.name in known:
             raise ValueError(f"{path}: two steps are called {step.name}")
@@ -142,7 +141,7 @@ class Remake:
         if step.page:
             source = f"{made['date']}, commit {self.commit}, {seconds} s of processor"
             table = re.sub(r"\A# .*\n", "", printed.read_text(encoding="utf-8")).strip()
-            if step.page != README:
+            if not step.bare:
                 table = f"\n```bash\n{self._shown(step)}\n```\n\n{table}\n"
             put_table(ROOT / step.page, step.name, source, table)
         write_json(self.stamp(step), made | {"processor_s": seconds})

@@ -58,7 +58,7 @@ def test_every_step_has_its_marks_and_every_mark_its_step(remake: ModuleType) ->
     steps = remake.read_plan(remake.PLAN)
     marked = [
         (path.relative_to(ROOT).as_posix(), name)
-        for path in (ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
+        for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
         for name in re.findall(r"<!-- made by: ([\w-]+)[; ]", path.read_text(encoding="utf-8"))
     ]
     assert sorted(marked) == sorted((step.page, step.name) for step in steps if step.page)
