@@ -454,7 +454,12 @@ def _parts(
     prob: FloatArray,
     class_names: Sequence[str],
 ) -> tuple[FloatArray, FloatArray]:
-    """Weights and groups of the classes that a metric is a mean of; groups true or predicted."""
+    """Weights and groups of the classes that a metric is a mean of; groups true or predicted.
+
+    Groups of one image, such as patients with one answer each, count less where training is shared.
+    """
+    alone = resampling.n_groups == len(truth)
+    times = shared_training(resampling.folds) if alone else 1.0
     predicted, metric = prob.argmax(axis=1), metric_of(name).name
     own = [k for k, one in enumerate(class_names) if name == f"{metric}_{one}"]
     weights, trials = [], []
@@ -463,7 +468,7 @@ def _parts(
         groups = [len(np.unique(resampling.member[part])) for part in parts]
         trials.append(min(number for number in groups if number))
         weights.append(float(parts[0].mean()) if metric.startswith("weighted") else 1.0)
-    return np.array(weights) / sum(weights), np.array(trials, np.float64)
+    return np.array(weights) / sum(weights), np.array(trials, np.float64) / times
 
 
 def _left_out(

@@ -164,7 +164,7 @@ def proportion_limits(
         trials: (G,) number of images in each group; groups without any are left out.
         strata: Indices of the groups that are drawn among each other.
         times: Multiplies the variance between groups, see :func:`shared_training`; not where all
-            groups agree, whose limits are far apart already.
+            groups of several images agree, whose limits are far apart already.
         without_fit: (F,) the proportion without the images of each trained model, for
             :func:`add_training_variance`.
 
@@ -181,11 +181,11 @@ def proportion_limits(
     groups = int((trials > 0).sum())
     if groups == 0:
         return float("nan"), float("nan")
+    if groups == total:
+        return exact_limits(found / times, total / times, confidence)
     p = found / total
     if p in (0.0, 1.0):
         return exact_limits(p * groups, groups, confidence)
-    if groups == total:
-        return exact_limits(found / times, total / times, confidence)
     left_out, own = _without_each(hits, trials, strata)
     variance, df = jackknife_variance(left_out, own, trials[trials > 0])
     mean_size = float((trials**2).sum()) / total
