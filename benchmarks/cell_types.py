@@ -11,6 +11,7 @@ labels. The whole study is ``leukoscope study RUN.csv -r single-cell``.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,10 +55,10 @@ def main() -> None:
         parser.error("name the manifest and the folder of the fits, or --counts FOLDER")
     table = options.run.with_suffix(".csv")
     cells = write_types(options.data, table, options.least)
-    print(f"{sum(cells.values()):,} cells of {len(cells)} types: {table}\n", flush=True)
+    print(f"{sum(cells.values()):,} cells of {len(cells)} types: {table}", file=sys.stderr)
     for line in lines(measure(table, options.run, options.recipe, options.overrides)):
         print(line)
-    print(f"\nleukoscope count --run {options.run} --out counts")
+    print(f"leukoscope count --run {options.run} --out counts", file=sys.stderr)
 
 
 def write_types(data: Path, out: Path, least: int) -> dict[str, int]:
