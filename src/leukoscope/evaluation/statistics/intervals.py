@@ -155,7 +155,8 @@ def bootstrap_metrics(
         if kind == "by class" and parts is not None:
             result[name] = resampling.all_or_none(value, *parts)
         elif share is not None:
-            result[name] = resampling.proportion(*share, without.get(name))
+            parts_alike = truth if kind == "by class" else None
+            result[name] = resampling.proportion(*share, without.get(name), parts_alike)
         elif kind == "binned":
             result[name] = resampling.binned(ece_gaps(truth, prob))
         else:
@@ -369,7 +370,11 @@ class Resampling:
         return Interval(value, low, high, self.n_groups, self.n_groups, self.reliable)
 
     def proportion(
-        self, hits: FloatArray, trials: FloatArray, without_fit: FloatArray | None = None
+        self,
+        hits: FloatArray,
+        trials: FloatArray,
+        without_fit: FloatArray | None = None,
+        part: IntArray | None = None,
     ) -> Interval:
         """The share Σ hits / Σ trials with the limits of a proportion of grouped images.
 
@@ -377,11 +382,16 @@ class Resampling:
             hits: (n,) 1 for each image that counts, else 0; where images have weights, of that.
             trials: (n,) 1 for each image that could count, else 0; likewise.
             without_fit: See :func:`~leukoscope.evaluation.statistics.limits.add_training_variance`.
+            part: (n,) which images of a group are taken to be alike, such as those of a class; by
+                default all are.
         """
         k, n = self.sums(hits), self.sums(trials)
+        alike = None
+        if part is not None:
+            alike = np.square(self.sums(trials[:, None] * np.eye(part.max() + 1)[part])).sum(axis=1)
         low, high = proportion_limits(
             k, n, self.strata, confidence=self.confidence, times=shared_training(self.folds),
-            without_fit=without_fit,
+            without_fit=without_fit, alike=alike,
         )  # fmt: skip
         value = float(hits.sum() / trials.sum()) if trials.any() else math.nan
         concerned = int((n > 0).sum())

@@ -149,6 +149,7 @@ def proportion_limits(
     confidence: float,
     times: float = 1.0,
     without_fit: FloatArray | None = None,
+    alike: FloatArray | None = None,
 ) -> tuple[float, float]:
     """Score limits of a proportion of images that stand in groups.
 
@@ -167,6 +168,8 @@ def proportion_limits(
             groups of several images agree, whose limits are far apart already.
         without_fit: (F,) the proportion without the images of each trained model, for
             :func:`add_training_variance`.
+        alike: (G,) Σ trials² over the parts of each group whose images are alike; by default all
+            of them are.
 
     Returns:
         Lower and upper limit; NaN where there is no image.
@@ -188,7 +191,7 @@ def proportion_limits(
         return exact_limits(p * groups, groups, confidence)
     left_out, own = _without_each(hits, trials, strata)
     variance, df = jackknife_variance(left_out, own, trials[trials > 0])
-    mean_size = float((trials**2).sum()) / total
+    mean_size = float((np.square(trials) if alike is None else alike).sum()) / total
     prior = p * (1 - p) * (1 + (mean_size - 1) * PRIOR_ICC) / total
     between, df = (df * variance + PRIOR_DF * prior) / (df + PRIOR_DF), df + PRIOR_DF
     moderated = between
