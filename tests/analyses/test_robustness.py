@@ -136,6 +136,16 @@ def test_a_bundle_that_is_made_later_has_it_too(measured: tuple) -> None:
     assert stored_envelope(files, "bn-cnn") is None
 
 
+def test_undamaged_accuracy_has_the_interval_of_the_report(run: Path, tmp_path: Path) -> None:
+    """The models of folds share training images, and another training gives another model."""
+    found = open_run(FittedRun.open(run), [], None, 42)
+    request = Request(("jpeg",), severities=(1,), images=48)
+    row = measure(found, request, RunFolder(tmp_path), lambda *_: None, lambda _: None).recipes[0]
+    results = RunFiles.open(run).metrics.results
+    own = next(r for r in results if (r.recipe, r.protocol) == ("cnn-baseline", "random"))
+    assert row.clean.accuracy == own.metrics["accuracy"]
+
+
 def test_a_killed_command_goes_on(
     run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -135,7 +135,8 @@ def measure(
         kept = dict(_answers(found, model, request, out, listener, tell))
         errors = _errors(kept, sample, request)
         first = errors if number == 0 else first
-        described = _describe(model, kept, sample, request, found.protocol)
+        own = replace(sample, fits=model.fits(found.records))
+        described = _describe(model, kept, own, request, found.protocol)
         models.append(described.model_copy(update=_corruption_errors(errors, first, sample)))
     kinds = {name: CORRUPTIONS[name] for name in request.corruptions}
     result = RobustnessFile(

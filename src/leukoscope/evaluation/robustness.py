@@ -50,6 +50,7 @@ class ConditionSample:
     y_true: NDArray[np.int64]
     groups: Sequence[str]  # (n,) unit of each image that intervals resample
     how: Sampling = field(default_factory=Sampling)
+    fits: NDArray[np.int64] | None = None  # see bootstrap_metrics
 
     def mean(self, values: ArrayLike) -> Interval:
         """Mean of one number an image, with its interval."""
@@ -68,7 +69,7 @@ class ConditionSample:
         """
         metrics = bootstrap_metrics(
             self.y_true, answers.probs, self.class_names,
-            groups=self.groups, names=CONDITION_METRICS, **self.how,
+            groups=self.groups, names=CONDITION_METRICS, fits=self.fits, **self.how,
         )  # fmt: skip
         lost = self.mean(self.wrong(clean) - self.wrong(answers))
         corruption, severity, level = condition

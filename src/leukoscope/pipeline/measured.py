@@ -46,6 +46,9 @@ class Model(Protocol):
     def fingerprint(self) -> str:
         """Changes when the answers may."""
 
+    def fits(self, records: Sequence[ImageRecord]) -> NDArray[np.int64] | None:
+        """(n,) fit that answers each image, where another training would give another model."""
+
     def answer(
         self, records: Sequence[ImageRecord], picture: ReadPicture
     ) -> tuple[ConditionOutputs, LookMeasures]:
@@ -67,6 +70,7 @@ class MeasuredModels:
         replicates: Of the bootstrap.
         confidence: Of the intervals.
         warnings: What a reader must know.
+        folds: How many fits of each model answer the images.
     """
 
     models: tuple[Model, ...]
@@ -79,6 +83,7 @@ class MeasuredModels:
     replicates: int = 1000
     confidence: float = 0.95
     warnings: tuple[str, ...] = ()
+    folds: int = 1
 
     def sample(self, seed: int) -> ConditionSample:
         """The images as statistics need them."""
@@ -87,8 +92,11 @@ class MeasuredModels:
             class_names=self.class_names,
             y_true=np.array(y_true, np.int64),
             groups=[self.groups.get(r.image_id, r.image_id) for r in self.records],
-            how={"replicates": self.replicates, "confidence": self.confidence, "seed": seed},
-        )
+            how={
+                "replicates": self.replicates, "confidence": self.confidence, "seed": seed,
+                "folds": self.folds,
+            },
+        )  # fmt: skip
 
     def first(self, images: int) -> MeasuredModels:
         """The same with fewer images."""
@@ -124,6 +132,7 @@ def open_run(
     return MeasuredModels(
         models, fitted.manifest, _spread(records, seed), groups, unit_of(protocol, folds), protocol,
         class_names, fitted.config.bootstrap, fitted.config.confidence,
+        folds=len({models[0].fold_of[record.image_id] for record in records}),
     )  # fmt: skip
 
 
@@ -220,6 +229,13 @@ class FoldModels:
         paths = [self.fitted.run.model(self.name, self.protocol, fold) / RECORD for fold in folds]
         return sha256_bytes("".join(map(sha256_file, paths)).encode())
 
+    def fits(self, records: Sequence[ImageRecord]) -> NDArray[np.int64] | None:
+        """See :class:`Model`."""
+        recipe = next(one for one in self.fitted.config.recipes if one.name == self.name)
+        if not recipe.random_training:
+            return None
+        return np.array([self.fold_of[record.image_id] for record in records], np.int64)
+
     def answer(
         self, records: Sequence[ImageRecord], picture: ReadPicture
     ) -> tuple[ConditionOutputs, LookMeasures]:
@@ -271,6 +287,9 @@ class BundleModel:
     def fingerprint(self) -> str:
         """Hash of the bundle."""
         return self.predictor.bundle.sha256
+
+    def fits(self, records: Sequence[ImageRecord]) -> None:
+        """See :class:`Model`; a bundle is one fit."""
 
     def answer(
         self, records: Sequence[ImageRecord], picture: ReadPicture
