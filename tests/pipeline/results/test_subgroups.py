@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,22 @@ def test_numbers_come_in_bands_and_names_not_at_all() -> None:
     assert not age["groups"][0]["metrics"]["accuracy"]["reliable"]  # 13 patients are few
     assert columns["name"]["reason"] == "39 values, more than 20"
     assert not any(column.get("differs") for column in columns.values())
+
+
+def test_patients_whose_cells_differ_have_not_all_the_same_value() -> None:
+    table, records = made_up(0.8, 0.8)
+    table, records = table.take(np.arange(0, len(table), IMAGES)), records[::IMAGES]
+    blasts = [replace(one, cell_type="blast" if i < 2 else "") for i, one in enumerate(records)]
+    patients = [record.patient_id for record in records]
+    found = subgroup_columns(table, blasts, patients, row="patient", metrics=("accuracy",))
+    columns = {column["column"]: column for column in found}
+    assert columns["cell_type"]["reason"] == (
+        "the images of 38 of 40 patients differ in it, or have none; all others have the same value"
+    )
+    alike = [replace(record, cell_type="blast") for record in records]
+    found = subgroup_columns(table, alike, patients, row="patient", metrics=("accuracy",))
+    columns = {column["column"]: column for column in found}
+    assert columns["cell_type"]["reason"] == "all have the same value"
 
 
 def test_a_hard_class_is_not_blamed_on_the_site_that_has_more_of_it() -> None:

@@ -374,6 +374,7 @@ def subgroups_entry(
         roles=statistics.config.data.roles,
         how=statistics.how_of(rows),
         metrics=metrics,
+        row=statistics.config.unit,
     )
     if not columns:
         return None
@@ -395,6 +396,7 @@ def subgroup_columns(
     roles: Roles | None = None,
     how: Sampling | None = None,
     metrics: Sequence[str] = METRICS,
+    row: str = "image",
 ) -> list[dict[str, object]]:
     """The results by subgroup of each column that is not the label itself.
 
@@ -405,11 +407,12 @@ def subgroup_columns(
         roles: What the user's own classes stand for.
         how: Of intervals and tests.
         metrics: Some of :data:`METRICS`.
+        row: What a prediction is of, ``image`` or ``patient``.
 
     Returns:
         A :class:`~leukoscope.config.metrics.other_data.SubgroupColumn` each, as JSON.
     """
-    data = _Rows(table, tuple(records), np.asarray(units), roles, how or {}, tuple(metrics))
+    data = _Rows(table, tuple(records), np.asarray(units), roles, how or {}, tuple(metrics), row)
     found = [data.column(name) for name in columns_of(records) if not data.is_label(name)]
     tested = [column for column in found if column.get("p") is not None]
     adjusted = holm_adjusted([column["p"] for column in tested]) if tested else []
@@ -429,6 +432,7 @@ class _Rows:
     roles: Roles | None
     how: Sampling
     metrics: tuple[str, ...]
+    row: str
 
     def is_label(self, name: str) -> bool:
         """Whether a column only names the classes again."""
@@ -451,7 +455,7 @@ class _Rows:
             "missing": int((~has).sum()),
         }
         if len(names) < 2:
-            return found | {"reason": "all have the same value"}
+            return found | {"reason": self._no_two_values(int((~has).sum()))}
         if len(names) > MOST_VALUES:
             return found | {"reason": f"{len(names)} values, more than {MOST_VALUES}"}
         rows = np.flatnonzero(has)
@@ -463,6 +467,14 @@ class _Rows:
                 np.unique(self.units[rows], return_inverse=True)[1], seed=self.how.get("seed", 0),
             ),
         }  # fmt: skip
+
+    def _no_two_values(self, missing: int) -> str:
+        """Why there is no second value, with how many rows have none."""
+        if self.row != "patient" or not missing:
+            return "all have the same value"
+        n = len(self.records)
+        others = "; all others have the same value" if missing < n else ""
+        return f"the images of {missing} of {n} patients differ in it, or have none{others}"
 
     def _group(self, value: str, rows: NDArray[np.int64]) -> dict[str, object]:
         """One subgroup."""
