@@ -88,6 +88,15 @@ def test_a_study_of_patients_counts_patients(study: Study, tmp_path: Path) -> No
     assert "over all patients" in text
 
 
+def test_sets_on_validation_parts_count_over_folds(study: Study, tmp_path: Path) -> None:
+    """A patient may be in the validation part of several folds, so n may exceed their number."""
+    blocks = decisions(study, Gallery(RunFolder(tmp_path / "out"))).blocks
+    parts = [part for block in blocks if isinstance(block, Folded) for part in block.blocks]
+    table = next(p for p in parts if isinstance(p, Table) and "on validation" in p.caption)
+    assert table.columns[-1].title == "n (over folds)"
+    assert "one may be in several" in table.note
+
+
 def test_a_harm_by_calibration_is_said(study: Study, tmp_path: Path) -> None:
     change = {"log_loss": Estimate(value=0.05, low=0.01, high=0.09)}
     entry = study.metrics.calibration[0].model_copy(update={"change": change})

@@ -325,9 +325,9 @@ def candidates(study: Study) -> Table | None:
         value(_SIZE, lambda r: number(r.found.size, "set_size")),
         value("Sets of one", lambda r: number(r.found.single, "share")),
         value("None probable enough", lambda r: number(r.found.empty, "share")),
-        value(f"n {study.row}s", lambda r: count(r.found.n)),
+        value("n (over folds)", lambda r: count(r.found.n)),
         note=f"Thresholds from calibration {study.row}s, measured on `val`: what a choice may "
-        "rest on.",
+        f"rest on. n counts the validation {study.row}s of all folds; one may be in several.",
         grouped=True,
     )  # fmt: skip
 
