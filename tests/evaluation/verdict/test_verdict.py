@@ -371,6 +371,14 @@ def test_ten_groups_make_a_high_share_shown_and_nine_leave_it_open() -> None:
         assert status_of(row) == status
 
 
+def test_nineteen_groups_leave_a_low_share_open_as_the_rule_says() -> None:
+    for groups, status in ((20, "refuted"), (19, "open")):
+        rows = [share("ground", 0.1, groups=groups, reliable=groups > 19)]
+        (row,) = measurements(study(sources=rows)).shortcuts.sources
+        assert status_of(row) == status
+    assert "below one half in each, of at least 20 groups, 5 of each class" in RULE
+
+
 def test_the_next_patient_and_the_random_split_are_among_the_findings() -> None:
     grouped = result("grouped") | {
         "next_unit": {

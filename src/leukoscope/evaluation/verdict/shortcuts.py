@@ -17,7 +17,7 @@ from leukoscope.config.metrics.results import Comparison, Estimate, SourceStatus
 from leukoscope.core.errors import DataError
 from leukoscope.core.protocols import SEPARATING
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.statistics.intervals import MIN_GROUPS, Interval, Resampling, Sampling
+from leukoscope.evaluation.statistics.intervals import MIN_CLASS_GROUPS, MIN_GROUPS, Interval, Resampling, Sampling
 from leukoscope.evaluation.statistics.metrics import weighted_metrics
 from leukoscope.evaluation.verdict.sentences import Score, of_random_split
 
@@ -39,6 +39,8 @@ PAIRED: Final = "ground-only"
 HALF: Final = 0.5
 FEWEST_TO_SHOW: Final = 10
 """Groups below which no source is called shown, whatever its interval says."""
+ENOUGH_TO_REFUTE: Final = f"of at least {MIN_GROUPS} groups, {MIN_CLASS_GROUPS} of each class"
+"""What an upper limit must rest on to refute a source, in words."""
 
 
 @dataclass(frozen=True)
@@ -389,7 +391,7 @@ def _source(
 
 
 def status_of(row: SourceShare) -> SourceStatus:
-    """What one share says: ``shown``, ``refuted`` or ``open``."""
+    """What one share says: ``shown``, ``refuted`` or ``open``, which few groups leave it."""
     low, high = row.share.low, row.share.high
     if low is None or high is None:
         return "open"

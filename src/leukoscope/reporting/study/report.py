@@ -14,6 +14,7 @@ from leukoscope.config.metrics.results import Estimate, NextUnit, Result
 from leukoscope.core.files import write_text
 from leukoscope.core.protocols import PROTOCOLS, SEPARATING, WORDS
 from leukoscope.core.run_folder import RunFolder
+from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.evaluation.verdict.rule import judged_protocols, protocol_scores
 from leukoscope.evaluation.verdict.sentences import join
 from leukoscope.reporting.content import (
@@ -152,7 +153,8 @@ def _sources(study: Study) -> Ranges:
         f"Explained without any cell{where}",
         tuple(spans),
         0.5,
-        "half of the advantage over chance: ✗ shown above, ✓ below, ? open",
+        f"half of the advantage over chance: ✗ shown above, ✓ below ({MIN_GROUPS} groups or "
+        "more), ? open",
     )
 
 

@@ -13,7 +13,12 @@ from leukoscope.config.metrics.results import Estimate, PerturbedResult, ProbeRe
 from leukoscope.core.protocols import PROTOCOLS, protocol_title
 from leukoscope.evaluation.verdict.grounds import swapped_grounds
 from leukoscope.evaluation.verdict.sentences import DEGRADED_WORDS, SOURCE_WORDS, describe_control
-from leukoscope.evaluation.verdict.shortcuts import HALF, status_of
+from leukoscope.evaluation.verdict.shortcuts import (
+    ENOUGH_TO_REFUTE,
+    FEWEST_TO_SHOW,
+    HALF,
+    status_of,
+)
 from leukoscope.reporting.content import (
     PROTOCOL,
     Block,
@@ -106,8 +111,8 @@ def sources(study: Study) -> Table | None:
         *[status(protocol_title(p), partial(cell, protocol=p)) for p in shown],
         code("Probe", lambda s: s.probe or DASH),
         text("What is missing", lambda s: s.reason or _judged_by(s)),
-        note="✗ shown: more than one half (lower limit); ✓ refuted: less than one half (upper "
-        f"limit); ? open. {_paired(rows)}{_rests_on(verdict.protocol)}",
+        note=f"✗ shown: lower limit above one half, of at least {FEWEST_TO_SHOW} groups; ✓ refuted: "
+        f"upper limit below one half, {ENOUGH_TO_REFUTE}; ? open. {_paired(rows)}{_rests_on(verdict.protocol)}",
     )  # fmt: skip
 
 
