@@ -17,7 +17,8 @@ from leukoscope.core.run_folder import HISTORY, RunFolder, frozen_folder
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
-from leukoscope.reporting.compare.page import TABLES
+from leukoscope.reporting.compare.page import TABLES, _head
+from leukoscope.reporting.compare.result import load_comparison
 from leukoscope.study.external import summarise_external
 from leukoscope.study.run import run_study
 
@@ -203,6 +204,20 @@ def test_two_runs_are_compared_on_their_common_images(run: RunFolder, tmp_path: 
         "cnn-baseline (tiny)", "leaky-cnn (tiny)", "cnn-baseline (other)", "leaky-cnn (other)",
     ]  # fmt: skip
     assert result["tests"][0]["n"] == 9
+
+
+@pytest.mark.usefixtures("no_pages")
+def test_the_answer_is_under_a_protocol_that_all_runs_have(run: RunFolder, tmp_path: Path) -> None:
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    _files_only(run.path, out=alone)
+    assert load_comparison(alone).decisive.name == "grouped"
+    other = _copy(run, tmp_path / "other")
+    PredictionTable.load(other.predictions).select(protocol="random").save(other.predictions)
+    _files_only(run.path, other.path, out=both)
+    found = load_comparison(both)
+    assert [head.name for head in found.protocols] == ["random", "grouped"]
+    assert found.decisive.name == "random"
+    assert _head(found).headline.text.startswith("Random images: of 4 recipes")
 
 
 @pytest.mark.usefixtures("no_pages")

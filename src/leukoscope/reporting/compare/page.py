@@ -133,8 +133,8 @@ def _head(comparison: ComparisonResult) -> Head:
 
 
 def _answer(comparison: ComparisonResult) -> str:
-    """Which recipe is first where the most is held out, and which others may be as good."""
-    protocol, metric = comparison.protocols[-1].name, comparison.metric
+    """Which recipe is first under the decisive protocol, and which others may be as good."""
+    protocol, metric = comparison.decisive.name, comparison.metric
     first, *others = comparison.under(protocol)
     score = interval(first.value(protocol, metric), metric)
     where, who = protocol_title(protocol), comparison.name(first)
@@ -157,8 +157,8 @@ def _answer(comparison: ComparisonResult) -> str:
 
 
 def _spans(comparison: ComparisonResult) -> Ranges:
-    """Every recipe where the most is held out."""
-    head, metric = comparison.protocols[-1], comparison.metric
+    """Every recipe under the decisive protocol."""
+    head, metric = comparison.decisive, comparison.metric
     spans = []
     for entry in comparison.under(head.name)[:MOST_SPANS]:
         found = entry.results[head.name].metrics[metric]

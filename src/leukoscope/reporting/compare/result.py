@@ -10,6 +10,7 @@ from pathlib import Path
 
 from leukoscope.config.comparison import ComparedRecipe, ComparisonFile, NamedNetwork, ProtocolHead
 from leukoscope.config.recipe import GradientTraining
+from leukoscope.core.protocols import SEPARATING
 from leukoscope.reporting.formats import DASH, finite
 
 RESULT = "comparison.json"
@@ -46,6 +47,18 @@ class ComparisonResult:
     def protocols(self) -> Sequence[ProtocolHead]:
         """Heads of the protocols, from the mildest to the harshest."""
         return self.file.protocols
+
+    @cached_property
+    def decisive(self) -> ProtocolHead:
+        """Head of the strictest protocol among those that the most runs, and recipes, have."""
+
+        def compared(head: ProtocolHead) -> tuple[int, int]:
+            found = self.under(head.name)
+            return len({entry.run for entry in found}), len(found)
+
+        most = max(map(compared, self.protocols))
+        heads = {head.name: head for head in self.protocols if compared(head) == most}
+        return next((heads[name] for name in SEPARATING if name in heads), [*heads.values()][-1])
 
     @cached_property
     def entries(self) -> list[ComparedRecipe]:
