@@ -253,7 +253,9 @@ def cell(value: dict[str, Any] | None) -> str:
     if value["low"] is None:
         return f"{value['value']:.3f}"
     mark = "" if value.get("reliable", True) else " †"
-    return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f}){mark}"
+    between = " to " if value["low"] < 0 else "–"  # which would read as a sign
+    limits = f"{value['low']:.3f}{between}{value['high']:.3f}"
+    return f"{value['value']:.3f} ({limits}){mark}".replace("-", "−")
 
 
 if __name__ == "__main__":

@@ -113,6 +113,9 @@ def test_shares_are_put_into_words() -> None:
     text = describe_share(StainShare.model_validate({"protocol": "grouped", **share}))
     assert text.startswith(
         "When whole patients are held out: of the 40.0 points by which the model is better than "
-        "colour statistics, 50 % (interval "
+        "colour statistics, 50 % ("
     )
     assert "survive in a classifier that sees no stain" in text
+    entry = {"protocol": "grouped", **share, "share": {"value": -0.19, "low": -2.29, "high": 0.4}}
+    text = describe_share(StainShare.model_validate(entry))
+    assert "statistics, −19 % (−229 to 40 %) survive" in text

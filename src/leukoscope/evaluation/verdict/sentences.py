@@ -206,9 +206,8 @@ def describe_share(entry: StainShare) -> str:
     weak = "" if share.reliable else "; too few groups for a reliable interval"
     return (
         f"{where_}: of the {points(over)} by which the model is better than colour "
-        f"statistics, {share.value:.0%} (interval {100 * share.low:.0f}–{share.high:.0%}) "
-        f"survive in a classifier that sees no stain{weak}."
-    ).replace("%", " %")
+        f"statistics, {share_text(share, '')} survive in a classifier that sees no stain{weak}."
+    )
 
 
 def of_random_split(comparisons: Sequence[Comparison], recipe: str | None) -> list[Comparison]:
