@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from leukoscope.config.loading import load_recipe, load_study_config, save_study_config
 from leukoscope.config.study import PATIENT_PROBES, PROBES
+from leukoscope.config.metrics.results import Estimate
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable
@@ -173,6 +174,21 @@ def test_points_of_the_curve_do_not_stand_among_the_results(run: RunFolder) -> N
     more = replace(study, metrics=study.metrics.model_copy(update={"results": (point, *results)}))
     assert more.protocols == study.protocols
     assert study.protocols == ("random", "deduplicated", "acquisition", "acquisition-merged")
+
+
+def test_a_difference_that_only_few_groups_keep_from_being_one_says_so(run: RunFolder) -> None:
+    study = load_study(run)
+    first = study.metrics.comparisons[0]
+    sure = Estimate(value=0.21, low=0.148, high=0.292, reliable=False)
+    few = first.model_copy(
+        update={"difference": sure, "verdict": "not distinguishable", "p_holm": 0.002}
+    )
+    unclear = few.model_copy(update={"p_holm": 0.2})
+    metrics = study.metrics.model_copy(update={"comparisons": (few, unclear)})
+    table = result_tables.comparisons(replace(study, metrics=metrics))
+    assert table is not None
+    said = [column.title for column in table.columns].index("A is")
+    assert [row[said] for row in table.rows] == ["too few groups", "not distinguishable"]
 
 
 def test_paths_that_leave_the_data_are_not_followed(run: RunFolder) -> None:

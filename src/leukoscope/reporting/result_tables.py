@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from leukoscope.config.comparison import PairedTest
+from leukoscope.config.ensemble import EnsembleTest
 from leukoscope.config.metrics.decisions import CalibrationResult
 from leukoscope.config.metrics.other_data import Subgroup, SubgroupColumn, Subgroups
 from leukoscope.config.metrics.results import (
+    Comparison,
     Disagreement,
     Estimate,
     Hierarchy,
@@ -18,7 +21,7 @@ from leukoscope.config.metrics.results import (
 )
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import WORDS, protocol_title
-from leukoscope.evaluation.verdict.sentences import join
+from leukoscope.evaluation.verdict.sentences import join, only_too_few
 from leukoscope.reporting.content import (
     N_IMAGES,
     PROTOCOL,
@@ -195,6 +198,15 @@ def inapplicable(study: Study) -> Table | None:
     )  # fmt: skip
 
 
+FEW_GROUPS_NOTE = "“Too few groups”: else it would be called better or worse. "
+
+
+def who_is_better(entry: Comparison | PairedTest | EnsembleTest, confidence: float) -> str:
+    """What a paired test says of the first, and whether only the number of groups is against it."""
+    few = only_too_few(entry.difference, entry.p_holm, confidence)
+    return "too few groups" if few else entry.verdict
+
+
 def comparisons(study: Study) -> Table | None:
     """Paired differences on the same images."""
     return table_if_any(
@@ -206,7 +218,7 @@ def comparisons(study: Study) -> Table | None:
         value("A − B", lambda e: difference(e.difference, e.metric)),
         value("p", lambda e: p_value(e.p)),
         value("p, Holm", lambda e: p_value(e.p_holm)),
-        text("A is", "verdict"),
+        text("A is", lambda e: who_is_better(e, study.confidence)),
         value("Right alone, A : B", lambda e: _pairs(e.pairs)[0]),
         value("Effect g", lambda e: _pairs(e.pairs)[1]),
         value("p, McNemar / DeLong", lambda e: _pairs(e.pairs)[2]),
@@ -215,7 +227,8 @@ def comparisons(study: Study) -> Table | None:
         "groups swap the predictions of A and B (Noreen 1989). Holm’s correction for all "
         "comparisons of one question: recipes under one protocol, probes under one protocol, the "
         "random split against every other. A is better or worse where the interval is reliable and "
-        f"leaves 0 out and the corrected p is below {1 - study.confidence:.2g}. Right "
+        f"leaves 0 out and the corrected p is below {1 - study.confidence:.2g}. "
+        f"{FEW_GROUPS_NOTE}Right "
         f"alone: {study.row}s that only A, only B has right; g is A’s share of them minus ½ (from "
         ".05 small, .15 medium, .25 large; Cohen 1988). The exact tests take "
         f"{study.row}s for independent and are made only where no two {study.row}s share a group; "

@@ -404,7 +404,14 @@ def test_the_next_patient_and_the_random_split_are_among_the_findings() -> None:
     }
     found = judge(study(result("random"), grouped, comparisons=[inflated]))["findings"]
     assert any("For the next patient expect 40 to 100 %." in text for text in found)
-    assert any("lies 5.0 points above that when whole patients" in text for text in found)
+    assert any("when whole patients are held out (a difference)" in text for text in found)
+    for groups, said in ((16, "16 patients"), (24, "fewer than 5 patients of a class")):
+        few = inflated | {
+            "difference": interval(0.2, 0.07, reliable=False),
+            "verdict": "not distinguishable", "n_groups": groups,
+        }  # fmt: skip
+        found = judge(study(result("random"), grouped, comparisons=[few]))["findings"]
+        assert any(f"({said} are too few to rely on the difference)" in text for text in found)
 
 
 def test_a_model_from_elsewhere_needs_a_clean_split_of_its_own() -> None:

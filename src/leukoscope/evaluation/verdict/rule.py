@@ -399,7 +399,7 @@ def _findings(
     seen = swapped_grounds(metrics, recipe)
     found += [seen[score.protocol].sentence() for score in judged[:1] if score.protocol in seen]
     found += describe_control(metrics.control)
-    found += describe_inflation(metrics.comparisons, recipe)
+    found += describe_inflation(metrics.comparisons, recipe, metrics.confidence)
     found += describe_curve(metrics.curve, recipe)
     found += [f"Error in the data: {text}" for text in metrics.data_errors]
     if metrics.foreign:

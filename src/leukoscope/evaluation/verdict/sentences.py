@@ -10,6 +10,7 @@ from leukoscope.config.metrics.evidence import Control, SourceVerdict, StainShar
 from leukoscope.config.metrics.other_data import ForeignSplit, Leak
 from leukoscope.config.metrics.results import Comparison, CurvePoint, Estimate, NextUnit, Reason
 from leukoscope.core.protocols import PROTOCOLS, SEPARATING, by_column
+from leukoscope.evaluation.statistics.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
 
 SOURCE_WORDS: Final[Mapping[str, str]] = {
     "ground": "the ground between the leukocytes",
@@ -220,21 +221,44 @@ def of_random_split(comparisons: Sequence[Comparison], recipe: str | None) -> li
     ]
 
 
-def describe_inflation(comparisons: Sequence[Comparison], recipe: str | None) -> list[str]:
-    """How far random splits lie above each stricter protocol, where the paired test says so."""
+def only_too_few(difference: Estimate, p_holm: float, confidence: float) -> bool:
+    """Whether nothing but the number of groups keeps a difference from being called one.
+
+    >>> only_too_few(Estimate(value=0.21, low=0.15, high=0.29, reliable=False), 0.002, 0.95)
+    True
+    """
+    low, high = difference.low, difference.high
+    clear = low is not None and high is not None and not low <= 0 <= high
+    return clear and not difference.reliable and p_holm < 1 - confidence
+
+
+def describe_inflation(
+    comparisons: Sequence[Comparison], recipe: str | None, confidence: float = 0.95
+) -> list[str]:
+    """How far random splits lie above each stricter protocol, and what the paired test says."""
     found = []
     for entry in of_random_split(comparisons, recipe):
         protocol, difference = entry.b.protocol, entry.difference.value
         if protocol not in SEPARATING or difference is None:
             continue
-        certain = entry.verdict != "not distinguishable"
+        said = "not distinguishable" if entry.verdict == "not distinguishable" else "a difference"
+        if only_too_few(entry.difference, entry.p_holm, confidence):
+            said = _too_few(entry)
         direction = "above" if difference >= 0 else "below"
         found.append(
             f"The accuracy on random splits lies {points(abs(difference))} {direction} that "
-            f"{PROTOCOLS[protocol].setting} "
-            f"({'a difference' if certain else 'not distinguishable'})."
+            f"{PROTOCOLS[protocol].setting} ({said})."
         )
     return found
+
+
+def _too_few(entry: Comparison) -> str:
+    """Of what there are too few, all groups or those of a class."""
+    unit = PROTOCOLS[entry.b.protocol].unit
+    what = f"{entry.n_groups} {unit}s are"
+    if entry.n_groups >= MIN_GROUPS:
+        what = f"fewer than {MIN_CLASS_GROUPS} {unit}s of a class are"
+    return f"{what} too few to rely on the difference"
 
 
 def describe_curve(points: Sequence[CurvePoint], recipe: str | None) -> list[str]:

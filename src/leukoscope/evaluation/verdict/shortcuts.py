@@ -17,7 +17,13 @@ from leukoscope.config.metrics.results import Comparison, Estimate, SourceStatus
 from leukoscope.core.errors import DataError
 from leukoscope.core.protocols import SEPARATING
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.evaluation.statistics.intervals import MIN_CLASS_GROUPS, MIN_GROUPS, Interval, Resampling, Sampling
+from leukoscope.evaluation.statistics.intervals import (
+    MIN_CLASS_GROUPS,
+    MIN_GROUPS,
+    Interval,
+    Resampling,
+    Sampling,
+)
 from leukoscope.evaluation.statistics.metrics import weighted_metrics
 from leukoscope.evaluation.verdict.sentences import Score, of_random_split
 

@@ -54,7 +54,7 @@ from leukoscope.reporting.formats import (
     plural,
     seconds,
 )
-from leukoscope.reporting.result_tables import class_table
+from leukoscope.reporting.result_tables import FEW_GROUPS_NOTE, class_table, who_is_better
 from leukoscope.reporting.study.shortcuts import SIGNS
 
 ALL_METRICS = (
@@ -211,10 +211,12 @@ def paired_tests(comparison: ComparisonResult) -> Table | None:
         value("Difference", lambda row: difference(row[1].difference, metric)),
         value("p", lambda row: p_value(row[1].p)),
         value("p, Holm", lambda row: p_value(row[1].p_holm)),
-        text("It is", lambda row: row[1].verdict),
+        text("It is", lambda row: who_is_better(row[1], comparison.file.confidence)),
         note="Two-sided exchange test: whole groups swap the predictions of the two recipes "
         "(Noreen 1989). With few groups no p-value can be small: of G groups the smallest "
-        "possible is 2/2^G. Holm’s correction for all comparisons of one protocol. " + chosen,
+        "possible is 2/2^G. Holm’s correction for all comparisons of one protocol. "
+        + FEW_GROUPS_NOTE
+        + chosen,
         grouped=True,
     )  # fmt: skip
 

@@ -30,6 +30,7 @@ from leukoscope.reporting.content import (
 from leukoscope.reporting.figures.training import learning_curves, regularisation_path
 from leukoscope.reporting.formats import count, difference, metric_title, number, p_value, plural
 from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.result_tables import FEW_GROUPS_NOTE, who_is_better
 from leukoscope.reporting.study import data as tables
 from leukoscope.reporting.study_files import History, Study
 
@@ -150,11 +151,13 @@ def _tests(study: Study, record: EnsembleFile) -> Table:
         PROTOCOL, code("A", "a"), code("B", "b"),
         text("Metric", lambda e: metric_title(e.metric)),
         value("A − B", lambda e: difference(e.difference, e.metric)),
-        value("p, Holm", lambda e: p_value(e.p_holm)), text("A is", "verdict"), N_IMAGES,
+        value("p, Holm", lambda e: p_value(e.p_holm)),
+        text("A is", lambda e: who_is_better(e, study.confidence)), N_IMAGES,
         note="A is better or worse where the interval is reliable and leaves 0 out and the "
         "exchange test over groups is significant after Holm's correction for all rows of one "
         "protocol. "
-        f"The best member by log loss on validation images, not on test images: {best}.",
+        f"{FEW_GROUPS_NOTE}The best member by log loss on validation images, not on test images: "
+        f"{best}.",
         grouped=True,
     )  # fmt: skip
 

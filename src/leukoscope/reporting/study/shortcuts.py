@@ -111,8 +111,9 @@ def sources(study: Study) -> Table | None:
         *[status(protocol_title(p), partial(cell, protocol=p)) for p in shown],
         code("Probe", lambda s: s.probe or DASH),
         text("What is missing", lambda s: s.reason or _judged_by(s)),
-        note=f"✗ shown: lower limit above one half, of at least {FEWEST_TO_SHOW} groups; ✓ refuted: "
-        f"upper limit below one half, {ENOUGH_TO_REFUTE}; ? open. {_paired(rows)}{_rests_on(verdict.protocol)}",
+        note=f"✗ shown: lower limit above one half, of at least {FEWEST_TO_SHOW} groups; "
+        f"✓ refuted: upper limit below one half, {ENOUGH_TO_REFUTE}; ? open. "
+        f"{_paired(rows)}{_rests_on(verdict.protocol)}",
     )  # fmt: skip
 
 
