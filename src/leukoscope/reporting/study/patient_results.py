@@ -232,12 +232,12 @@ def _known(study: Study, recipe: str, protocol: str) -> str:
     fewest = min(sum(row) for row in entry.confusion)
     return (
         f"What can be known from {plural(entry.n, 'patient')}, {fewest} of the rarest class: among "
-        f"patients of this same source the ROC AUC lies in {interval(area, 'roc_auc')}. Nothing "
-        "here was measured on patients of another hospital, of other years, with another stain or "
+        f"patients of this same source the ROC AUC is {interval(area, 'roc_auc')}. Nothing here "
+        "was measured on patients of another hospital, of other years, with another stain or "
         "microscope, where it may lie well below this interval; only their images can tell "
         "(a column `cohort` or `site` in the manifest holds them out as a whole)."
         if not by_column(PROTOCOLS[protocol])
-        else f"{upper_first(PROTOCOLS[protocol].setting)} the ROC AUC lies in "
+        else f"{upper_first(PROTOCOLS[protocol].setting)} the ROC AUC is "
         f"{interval(area, 'roc_auc')}."
     )
 
