@@ -273,6 +273,10 @@ def test_clusters_of_two_images_vouch_for_nothing() -> None:
     assert found["level"] == "inconclusive"
     assert "each acquisition cluster holds 2.0 images on average" in found["headline"]
     assert "name the patients" in found["needs"][0]
+    rows[0] = share("ground", 0.9, protocol="acquisition", groups=24)
+    found = judge(study(small, sources=rows, survival=[kept]))
+    assert found["level"] == "unsafe"  # the shortcut is shown all the same
+    assert "each acquisition cluster holds 2.0 images on average" in found["headline"]
 
 
 def test_what_any_cluster_protocol_shows_counts() -> None:

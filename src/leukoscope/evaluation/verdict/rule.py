@@ -94,7 +94,8 @@ def judge(metrics: Measurements, *, recipe: str | None = None) -> Verdict:
     level: VerdictLevel = "unsafe" if against else "inconclusive" if missing else "plausible"
     if level == "plausible" and judged[0].protocol != "grouped":
         level = "plausible-by-clusters"
-    reasons = against or [text for text, _ in missing]
+    weak = _too_small(judged[0]) if against and judged else missing
+    reasons = [*against, *(text for text, _ in weak)]
     needs = [need for _, need in missing if need]
     unproven = [score.protocol for score in judged if not score.skill]
     if against and unproven:
