@@ -7,7 +7,8 @@
 ``deduplicated``      whole components of duplicates, overlapping fields and twins
 ``acquisition``       whole acquisition clusters; images outside the test part whose component
                       touches a test image are purged
-``acquisition-merged``  clusters joined with the components that span them
+``acquisition-merged``  clusters joined with the components that span them; a study leaves it
+                      out where none does
 ``session``           whole sessions (smears, days of imaging); purged like ``acquisition``
 ``given``             the data's own parts or folds; overlaps are counted, not removed
 ``site``, ``cohort``  whole sites or cohorts (hospital, years), each tested once; images outside

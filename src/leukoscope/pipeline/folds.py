@@ -16,6 +16,8 @@ from leukoscope.datasets.split_checks import split_notes
 from leukoscope.datasets.splits import TOO_FEW_GROUPS, make_splits, split_train_val
 
 FINAL = "final"
+NOTHING_MERGED = "no overlap spans two clusters: it would hold out the same groups as acquisition"
+"""Why ``acquisition-merged`` does not apply: only the draw of its folds would differ."""
 
 
 def unit_of(protocol: str, folds: Iterable[Fold]) -> str:
@@ -155,6 +157,8 @@ def none_applies(inapplicable: Sequence[Mapping[str, str]], config: StudyConfig)
         hint = "merge that class into another with --class NAME=OTHER, or leave its images out"
         if config.unit == "image" and all(row["protocol"] != "random" for row in inapplicable):
             hint += "; -p random divides images, whoever they are of"
+    elif NOTHING_MERGED in reasons:
+        hint = "take -p acquisition"
     return DataError(f"{config.data.path}: no protocol applies to this data ({reasons})", hint=hint)
 
 
@@ -188,8 +192,17 @@ def _folds_of(
         return _acquisition_folds(manifest, audit, config.splits.clusters, config, name=protocol)
     groups = None
     if protocol == "acquisition-merged":
-        groups = audit.merged_labels(config.splits.clusters)
+        clusters = config.splits.clusters
+        groups = audit.merged_labels(clusters)
+        if _same_groups(groups, audit.acquisition_labels(clusters)):
+            raise SplitError(NOTHING_MERGED)
     return make_splits(manifest, protocol, config.splits, seed=config.seed, groups=groups)
+
+
+def _same_groups(a: Mapping[str, str], b: Mapping[str, str]) -> bool:
+    """Whether two labellings of the same images divide them alike."""
+    pairs = {(label, b[image_id]) for image_id, label in a.items()}
+    return len(pairs) == len(set(a.values())) == len(set(b.values()))
 
 
 def _acquisition_folds(
