@@ -85,7 +85,7 @@ def test_an_image_is_found_by_any_name(manifest: Manifest, tmp_path: Path, name:
     assert found.image_id == ("000000000000",)
     assert found.probs.tolist() == [[0, 1]]
     assert not found.has_probabilities
-    assert found.notes == ("3 of 4 images have no prediction and were left out of the score.",)
+    assert found.notes == ("3 of 4 images left out of the score, without a prediction.",)
 
 
 def test_probabilities_and_parts_are_read_under_their_usual_names(
@@ -100,7 +100,7 @@ def test_probabilities_and_parts_are_read_under_their_usual_names(
     assert found.probs.tolist() == [[0.25, 0.75], [0.9, 0.1]]
     assert list(found.parts.values()) == ["train", "val"]
     assert found.has_probabilities
-    assert found.notes[0].startswith("1 rows name no image of the data")
+    assert found.notes[0].startswith("1 row without an image of the data")
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_a_class_of_one_patient_gets_a_hint(smears: Path) -> None:
     target = (smears, "--target", "diagnosis", "--plan")
     done = _typed("study", *target, "-p", "grouped")
     assert done.exit_code == 1, done.output
-    assert "images of only 1 patient: it would be missing" in done.stderr
+    assert "images of only one patient: it would be missing" in done.stderr
     assert "merge that class into another with --class NAME=OTHER" in done.stderr
     assert "-p random divides images" in done.stderr
     done = _typed("study", *target, "-p", "grouped", "--unit", "patient")

@@ -327,7 +327,7 @@ def test_a_class_of_one_patient_cannot_be_grouped(folds: int) -> None:
         patient_id=lambda i, r: "b" if r.label == "benign" else r.patient_id,
         group_id="",
     )
-    with pytest.raises(SplitError, match="class benign has images of only 1 patient: it would be"):
+    with pytest.raises(SplitError, match="benign has images of only one patient: it would be"):
         make_splits(data, "grouped", SplitConfig(folds=folds), seed=0)
 
 
@@ -543,7 +543,7 @@ def test_an_overlap_of_two_cohorts_is_kept_out_of_training() -> None:
         ),
         (
             {"cohort": lambda i, r: "late" if i == 0 else "early" if r.label else ""},
-            r"1 patients are in two cohorts \(0-\d: early, late\)",
+            r"1 patient is in two cohorts \(0-\d: early, late\)",
         ),
         (
             {"cohort": lambda i, r: "late" if r.label == "pro_b" else r.cohort},
@@ -618,7 +618,7 @@ def test_the_final_model_selects_on_whole_sessions() -> None:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("", "the images have no sessions"), ("one", "has images of only 1 session")],
+    [("", "the images have no sessions"), ("one", "has images of only one session")],
 )
 def test_sessions_that_cannot_be_held_out_say_why(value: str, message: str) -> None:
     with pytest.raises(SplitError, match=message):

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukoscope.config.loading import load_recipe, load_study_config, save_study_config
-from leukoscope.config.study import PATIENT_PROBES, PROBES
 from leukoscope.config.metrics.results import Estimate
+from leukoscope.config.study import PATIENT_PROBES, PROBES
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.predictions import PredictionTable

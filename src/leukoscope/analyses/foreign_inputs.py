@@ -16,6 +16,7 @@ from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.labels import match_class
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.tables import TableRow, read_rows
+from leukoscope.core.views import plural
 from leukoscope.datasets.layouts.rules import part_of
 from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.runtime.bounded_run import run_bounded
@@ -230,13 +231,13 @@ class _Reader:
         notes = []
         if self.unknown:
             notes.append(
-                f"{len(self.unknown)} rows name no image of the data and were left out, e.g. "
+                f"{plural(len(self.unknown), 'row')} without an image of the data left out, e.g. "
                 f"{self.unknown[0]}."
             )
         if len(self.found) < self.total:
             notes.append(
-                f"{self.total - len(self.found)} of {self.total} images have no prediction and "
-                "were left out of the score."
+                f"{self.total - len(self.found)} of {plural(self.total, 'image')} left out of the "
+                "score, without a prediction."
             )
         return ForeignTable(
             tuple(self.found),

@@ -18,6 +18,7 @@ from leukoscope.config.guarantees import (
 )
 from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.known_classes import Role
+from leukoscope.core.views import plural
 
 BUNDLE_SCHEMA: Final = 1
 
@@ -291,7 +292,10 @@ class PatientModel(Strict):
     def words(self) -> str:
         """What it is, as the end of a sentence."""
         low, median, high = self.images
-        return f"{self.n_patients} patients with {low} to {high} images each (median {median})"
+        each = f"{low} to {high} images each (median {median})"
+        if low == high:
+            each = f"{plural(low, 'image')} each"
+        return f"{self.n_patients} patients with {each}"
 
 
 class ConfusionsFile(Strict):

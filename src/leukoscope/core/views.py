@@ -1,4 +1,4 @@
-"""How results show themselves: a table in a notebook, a pandas frame, one short line."""
+"""How results show themselves: a table in a notebook, a pandas frame, one line, a count."""
 
 from __future__ import annotations
 
@@ -12,6 +12,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_ROWS = 50  # of a table in a notebook
+
+
+def plural(value: int, singular: str, many: str = "") -> str:
+    """A count with its noun.
+
+    >>> plural(1, "image"), plural(2000, "image"), plural(2, "class", "classes")
+    ('1 image', '2,000 images', '2 classes')
+    """
+    return f"{value:,} {singular if value == 1 else many or singular + 's'}"
+
+
+def is_or_are(value: int) -> str:
+    """The verb after :func:`plural`."""
+    return "is" if value == 1 else "are"
 
 
 def html_table(titles: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:

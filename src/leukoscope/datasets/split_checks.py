@@ -8,6 +8,7 @@ from leukoscope.config.study import SplitConfig
 from leukoscope.core.errors import SplitError
 from leukoscope.core.protocols import PROTOCOLS, by_column
 from leukoscope.core.records import Fold, Manifest
+from leukoscope.core.views import plural
 
 
 def check_folds(folds: Sequence[Fold], groups: Mapping[str, str]) -> None:
@@ -48,13 +49,13 @@ def split_notes(folds: Sequence[Fold], manifest: Manifest, config: SplitConfig) 
     notes = []
     if not (known and known.own_parts) and config.folds > len(folds):
         notes.append(
-            f"{name}: {len(folds)} folds instead of {config.folds}: there are too few groups, or "
-            f"more folds would leave no image of a class to train on."
+            f"{name}: {plural(len(folds), 'fold')} instead of {config.folds}: there are "
+            f"too few groups, or more folds would leave no image of a class to train on."
         )
     purged = [len(fold.ids("purged")) for fold in folds]
     if any(purged):
         notes.append(
-            f"{name}: on average {sum(purged) / len(purged):.0f} images a fold are kept out of "
+            f"{name}: on average {sum(purged) / len(purged):.1f} images a fold are kept out of "
             f"training because they overlap a test image."
         )
     tested = sum(len(fold.ids("test")) for fold in folds)
@@ -105,7 +106,9 @@ def _tested_values(folds: Sequence[Fold], manifest: Manifest, column: str) -> st
     for fold in folds:
         tested = [records[i] for i in fold.ids("test")]
         people = {record.patient_id for record in tested} - {""}
-        size = f"{len(tested)} images" + (f", {len(people)} patients" if people else "")
+        size = plural(len(tested), "image") + (
+            f", {plural(len(people), 'patient')}" if people else ""
+        )
         shown.append(f"fold {fold.fold} tests {tested[0].column(column)} ({size})")
     return (
         f"{column}: {'; '.join(shown)}. Its intervals speak of further patients of these "

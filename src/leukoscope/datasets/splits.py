@@ -32,6 +32,7 @@ from leukoscope.core.errors import SplitError, UnknownNameError, UsageError
 from leukoscope.core.patients import PATIENTS_LAYOUT
 from leukoscope.core.protocols import PROTOCOLS, by_column
 from leukoscope.core.records import Fold, ImageRecord, Manifest, check_manifest
+from leukoscope.core.views import is_or_are, plural
 from leukoscope.datasets.groups import allocate, allocate_at_random, count_classes, join_groups
 from leukoscope.datasets.split_checks import check_folds
 
@@ -324,8 +325,9 @@ def _test_sides(
     holders = (counts > 0).sum(axis=0)
     if holders.min() < 2:
         rare = images.class_names[int(holders.argmin())]
+        only = "only one" if unit_name == images.row else "images of only one"
         raise SplitError(
-            f"class {rare} has images of only {holders.min()} {unit_name}: {TOO_FEW_GROUPS}",
+            f"class {rare} has {only} {unit_name}: {TOO_FEW_GROUPS}",
             hint="Groups that share overlapping images count as one. Hold out something smaller, "
             "or add data.",
         )
@@ -377,7 +379,8 @@ def _cut_rest(
         counts = count_classes(own, labels, k)
     if len(counts) <= len(missing):
         raise SplitError(
-            f"{len(pool)} images in {len(counts)} groups are left beside the test part: "
+            f"beside the test part {plural(len(pool), 'image')} in {plural(len(counts), 'group')} "
+            f"{is_or_are(len(pool))} left: "
             f"too few for train, {' and '.join(missing)}"
         )
     wanted = [1 - sum(shares[part] for part in missing), *(shares[part] for part in missing)]
@@ -449,7 +452,8 @@ def _sides_by(images: _Images, protocol: str) -> list[NDArray[np.str_]]:
     if torn:
         shown = "; ".join(f"{name}: {', '.join(sorted(of_patient[name]))}" for name in torn[:3])
         raise SplitError(
-            f"{len(torn)} patients are in two {what}s ({shown}{'; …' if torn[3:] else ''})",
+            f"{plural(len(torn), 'patient')} {is_or_are(len(torn))} in two {what}s "
+            f"({shown}{'; …' if torn[3:] else ''})",
             hint=f"Give every image of a patient the same {what}.",
         )
     return [np.where(values == name, "test", np.array("", dtype="<U8")) for name in names]

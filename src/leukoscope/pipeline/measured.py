@@ -16,6 +16,7 @@ from leukoscope.core.errors import DataError
 from leukoscope.core.files import sha256_bytes, sha256_file
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.core.threads import ordered_map
+from leukoscope.core.views import plural
 from leukoscope.datasets.audit.run import audit
 from leukoscope.datasets.layouts.load import HowRead, load_dataset
 from leukoscope.evaluation.calibration.conformal import prediction_sets
@@ -187,7 +188,8 @@ def seen_in_training(predictor: Predictor, sha256: Sequence[str]) -> list[str]:
     """
     seen = sum(digest in predictor.trained_on_sha256 for digest in sha256)
     return [
-        f"{seen} of these {len(sha256)} images were used to train the bundle: "
+        f"{seen} of these {plural(len(sha256), 'image')} {'was' if seen == 1 else 'were'} used to "
+        "train the bundle: "
         "this is no test of unseen images"
     ] if seen else []  # fmt: skip
 

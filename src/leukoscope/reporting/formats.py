@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsFloat
 
 from leukoscope.config.metrics.results import Estimate
+from leukoscope.core import views
 from leukoscope.evaluation.statistics.intervals import MIN_CLASS_GROUPS, MIN_GROUPS
 from leukoscope.evaluation.statistics.metrics import METRICS
 
+plural = views.plural
 DASH = "—"
 UNRELIABLE = "†"
 UNRELIABLE_NOTE = (
@@ -154,15 +156,6 @@ def sizes(numbers: Iterable[int]) -> str:
     """
     listed = list(numbers)
     return count(listed[0]) if len(set(listed)) == 1 else ", ".join(map(count, listed))
-
-
-def plural(value: int, singular: str, many: str = "") -> str:
-    """A count with its noun.
-
-    >>> plural(1, "image"), plural(2000, "image"), plural(2, "class", "classes")
-    ('1 image', '2,000 images', '2 classes')
-    """
-    return f"{value:,} {singular if value == 1 else many or singular + 's'}"
 
 
 def seconds(value: object) -> str:

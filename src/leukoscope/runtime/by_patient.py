@@ -19,6 +19,7 @@ from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import sha256_bytes, write_bytes, write_csv
 from leukoscope.core.labels import class_title, resolve_class
 from leukoscope.core.tables import read_rows
+from leukoscope.core.views import is_or_are, plural
 from leukoscope.evaluation.calibration.conformal import prediction_sets
 from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.combining import DEFAULT, patient_result
@@ -316,15 +317,20 @@ class PatientCollector:
         """What a reader must know of the images that the answer rests on, in sentences."""
         found, model = [], self.record.patient
         if model is not None and used < model.images[0]:
-            images = "1 usable image" if used == 1 else f"{used} usable images"
-            found.append(f"{images}; the patients of the study had {model.images[0]} or more.")
+            found.append(
+                f"{plural(used, 'usable image')}; the patients of the study had "
+                f"{model.images[0]} or more."
+            )
         lost = self._left_out[patient, "rejected"]
         limits = None if model is None else model.limits
         if lost / (used + lost) > (0.5 if limits is None else limits.rejected):
             usual = "" if limits is None else (
                 f"; of the study's patients {limits.accept:.0%} had at most {limits.rejected:.0%}"
             )  # fmt: skip
-            found.append(f"{lost} of {used + lost} images are unlike the training images{usual}.")
+            found.append(
+                f"{lost} of {plural(used + lost, 'image')} {is_or_are(lost)} unlike the training "
+                f"images{usual}."
+            )
         return found
 
     def save(self, path: Path) -> None:
@@ -345,7 +351,10 @@ class PatientCollector:
             probs = self._calibrated(self.head.logits(X)[None])[0]
             best = int(probs.argmax())
             name = self.record.class_names[best]
-            title = f"{patient}: {class_title(name)}, p {probs[best]:.2f}; {len(images)} images"
+            title = (
+                f"{patient}: {class_title(name)}, p {probs[best]:.2f}; "
+                f"{plural(len(images), 'image')}"
+            )
             names = [image.name for image in images]
             picture = partial(_shown, names, self.record.preprocess)
             sheet = cell_sheet(title, name, deciding_cells(self.head, X, best), picture)

@@ -30,6 +30,7 @@ from leukoscope.core.patients import Patients
 from leukoscope.core.protocols import strictest
 from leukoscope.core.records import Fold, ImageRecord, Manifest
 from leukoscope.core.run_folder import RunFolder, refuse_study
+from leukoscope.core.views import plural
 from leukoscope.datasets.audit.links import join_equal_files
 from leukoscope.datasets.audit.run import audit
 from leukoscope.datasets.layouts.load import load_dataset, stated_roles
@@ -150,7 +151,8 @@ def _answered(
     pairs = [(r, a) for r, a in zip(patients, answers, strict=True) if a is not None]
     lost = [r.image_id for r, a in zip(patients, answers, strict=True) if a is None]
     words = [
-        f"{len(lost)} patients left out, none of whose images could be used: {', '.join(lost)}"
+        f"{plural(len(lost), 'patient')} left out, none of whose images could "
+        f"be used: {', '.join(lost)}"
     ]
     return tuple(r for r, _ in pairs), [a for _, a in pairs], words if lost else []
 

@@ -18,6 +18,7 @@ from leukoscope.config.study import DEGRADED, StudyConfig
 from leukoscope.core.errors import DataError
 from leukoscope.core.labels import check_roles
 from leukoscope.core.records import Manifest
+from leukoscope.core.views import plural
 from leukoscope.datasets.audit.measurements import audit_image
 from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.pipeline.features.inputs import GROUND, load_input, observe
@@ -94,7 +95,9 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     check_recipes(config)
     start = time.perf_counter()
     manifest = read_data(config, listener)
-    reading = PlannedStep("reading", f"{len(manifest.images)} files", time.perf_counter() - start)
+    reading = PlannedStep(
+        "reading", plural(len(manifest.images), "file"), time.perf_counter() - start
+    )
     n = len(manifest.usable)
     if n == 0:
         raise DataError(f"{config.data.path}: no usable image")
@@ -114,7 +117,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     if not protocols:
         raise none_applies(left_out, config)
     fits = len(protocols) * config.splits.folds
-    steps = [reading, PlannedStep("audit", f"{n} images", audit_s)]
+    steps = [reading, PlannedStep("audit", plural(n, "image"), audit_s)]
     disk_mb = 20 + n * 0.01
     timed: dict[str, _RecipeTimes] = {}
     for recipe in config.recipes:
@@ -154,8 +157,10 @@ def _recipe_steps(
             * (len(protocols) - 1)
         )
     steps = [
-        PlannedStep(f"training {recipe.name}", f"{jobs} fits", times.total(n, jobs)),
-        PlannedStep(f"{recipe.name} on perturbed images", f"{shown} images", shown * times.forward),
+        PlannedStep(f"training {recipe.name}", plural(jobs, "fit"), times.total(n, jobs)),
+        PlannedStep(
+            f"{recipe.name} on perturbed images", plural(shown, "image"), shown * times.forward
+        ),
     ]
     return steps, disk_mb + jobs * model_mb
 
@@ -292,8 +297,8 @@ def _limits(
         )
     if patients and len(patients) < MIN_GROUPS:
         yield (
-            f"Only {len(patients)} patients: intervals over patients will be marked “few groups” "
-            f"(fewer than {MIN_GROUPS})."
+            f"Only {plural(len(patients), 'patient')}: intervals over patients will be "
+            f"marked “few groups” (fewer than {MIN_GROUPS})."
         )
     yield from _beyond_promise(manifest, rows, config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from leukoscope.core.errors import DataError, SplitError, UsageError
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.audit.contact_sheet import contact_sheet
+from leukoscope.datasets.audit.findings import findings
 from leukoscope.datasets.audit.run import Audit, audit, load_audit, save_audit
 from leukoscope.datasets.layouts.load import load_dataset
 
@@ -116,6 +118,24 @@ def test_findings_are_sentences_with_errors_first(found: Audit) -> None:
     assert f"χ² = {balance['chi2']:.1f}, p" in text["class-sizes"]
     assert text["overlaps"].startswith("2 images in 1 group show")
     assert all(finding["text"].endswith(".") for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("images", "level", "words"),
+    [
+        (1, "info", "1 of 480 images (0.2 %) has what looks like a burned-in scale bar."),
+        (120, "warning", "120 of 480 images (25.0 %) have a burned-in scale bar."),
+    ],
+)
+def test_a_scale_bar_is_told_with_its_share(
+    found: Audit, images: int, level: str, words: str
+) -> None:
+    passport = copy.deepcopy(found.passport)
+    passport["n_usable"] = 480
+    passport["scale_bars"] |= {"images": images, "cramers_v": None}
+    bar = next(one for one in findings(passport) if one["code"] == "scale-bar")
+    assert bar["level"] == level
+    assert bar["text"].startswith(words)
 
 
 def test_sessions_are_found_without_labels(found: Audit) -> None:

@@ -366,7 +366,7 @@ def test_a_pattern_says_what_each_folder_is(tmp_path: Path, put: Put) -> None:
     assert {(r.label, r.patient_id, r.given_part) for r in manifest.usable} == {
         ("red", "left", ""), ("red", "right", ""), ("blue", "left", ""), ("blue", "right", "train"),
     }  # fmt: skip
-    assert any("1 images do not fit" in note for note in manifest.notes)
+    assert any("1 image that the layout" in note for note in manifest.notes)
     other = load_dataset(tmp_path, layout="{site}/{cell_type}", target="site")
     assert {(r.label, r.cell_type) for r in other.usable} >= {("red", "left"), ("blue", "right")}
     with pytest.raises(UnknownNameError, match="unknown field of a layout 'klass'"):

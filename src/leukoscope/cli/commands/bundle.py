@@ -24,6 +24,7 @@ from leukoscope.cli.data_notes import tell_unused_classes
 from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import class_description, malignant_mask, role_of, without_sides
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.config.bundle import BundleRecord, OutOfDistribution
@@ -302,7 +303,7 @@ def _sets(record: BundleRecord) -> str:
     if sets.thresholds is not None:
         pairs = zip(record.class_names, sets.thresholds, strict=True)
         limits = "thresholds " + ", ".join(f"{name} {limit:.3f}" for name, limit in pairs)
-    groups = f" in {sets.n_groups} groups" if sets.n_groups else ""
+    groups = f" in {plural(sets.n_groups, 'group')}" if sets.n_groups else ""
     if max(sets.thresholds or (sets.threshold,)) >= 1:
         limits += f", so some class is in every set (too few calibration {rows} or groups?)"
     return (
@@ -384,7 +385,7 @@ def evaluate(
         print_json(result.metrics.to_json())
     else:
         row = result.metrics.results[0]
-        console().print(f"{row.n} {row.row}s, {row.n_groups} groups", markup=False)
+        console().print(f"{plural(row.n, row.row)}, {plural(row.n_groups, 'group')}", markup=False)
         known = {name: found for name, found in row.metrics.items() if found.value is not None}
         print_table(("metric", "value"), [(n, with_interval(v)) for n, v in known.items()])
         share = result.metrics.decisions.share.model_dump()

@@ -25,6 +25,7 @@ from leukoscope.cli.console import (
 from leukoscope.cli.data_notes import tell_of_study, tell_unused_classes
 from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.core.known_classes import CLASSES_OF_ALL_SETS
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.config.study import SplitConfig
@@ -207,7 +208,7 @@ def split(
     save_folds(out, plan.folds, found.manifest)
     for row in plan.inapplicable:
         say(f"{row['protocol']} does not apply: {row['reason']}", err=True)
-    say(f"{len(plan.folds)} folds of {', '.join(plan.names) or 'no protocol'}: {out}")
+    say(f"{plural(len(plan.folds), 'fold')} of {', '.join(plan.names) or 'no protocol'}: {out}")
     return name_unreadable(found.manifest.unreadable) if plan.folds else 1
 
 
@@ -265,7 +266,8 @@ def _save_applied(out: Path, applied: SavedSplits, manifest: Manifest) -> None:
         say(f"not in those splits: {path[image_id]}", err=True)
     save_folds(out, applied.folds, manifest)
     say(
-        f"{len(applied.folds)} folds, {len(applied.missing)} images missing here, "
+        f"{plural(len(applied.folds), 'fold')}, {plural(len(applied.missing), 'image')} missing "
+        "here, "
         f"{len(applied.unassigned)} of this copy not in those splits: {out}"
     )
 
@@ -293,7 +295,8 @@ def show_frozen(
         shown = ", ".join(f"{p} (recommended)" if p == head["recommended"] else p
                           for p in passport.protocols)  # fmt: skip
         out.print(
-            f"  {head['images']:,} images; {head['folds']} folds, seed {head['seed']}: {shown}"
+            f"  {head['images']:,} images; {plural(head['folds'], 'fold')}, seed "
+            f"{head['seed']}: {shown}"
         )
         out.print(f"  SHA-256 to cite: {passport.sha256}", soft_wrap=True)
         if name:

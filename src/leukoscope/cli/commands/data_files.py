@@ -23,6 +23,7 @@ from leukoscope.cli.data_notes import tell_unused_classes
 from leukoscope.cli.options import class_map
 from leukoscope.config import DEFAULT_RECIPE
 from leukoscope.core.program import typed
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.core.records import Manifest
@@ -98,7 +99,7 @@ def fetch_set(
     if as_json:
         print_json({**asdict(done), "folder": str(done.folder)})
     else:
-        say(f"{done.state}: {done.images:,} images in {done.folder}; {done.checked}")
+        say(f"{done.state}: {plural(done.images, 'image')} in {done.folder}; {done.checked}")
         say(f"next     {typed('data', 'audit', done.folder, '--out', 'audit')}")
     return 0
 
@@ -137,7 +138,7 @@ def export_data(
         print_json({**asdict(done), "folder": str(done.folder)})
     else:
         kept = f", {done.kept} were there" if done.kept else ""
-        say(f"{done.written} images written{kept}: {out}")
+        say(f"{plural(done.written, 'image')} written{kept}: {out}")
     return name_unreadable([*manifest.unreadable, *done.unreadable])
 
 

@@ -21,6 +21,7 @@ from leukoscope.cli.console import (
     say,
 )
 from leukoscope.core.errors import UsageError
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.analyses.explanation_audit import AuditPlan
@@ -207,7 +208,7 @@ def _print_explanations(found: list[Explanation], sources: list[ModelSource], fo
     if any(entry.part in ("train", "val") for entry in found):
         say("! some of these images were used to fit or select the model that is explained")
     panels = len({entry.panel for entry in found})
-    say(f"\n{panels} panel{'' if panels == 1 else 's'}  {folder}\n{DISCLAIMER}")
+    say(f"\n{plural(panels, 'panel')}  {folder}\n{DISCLAIMER}")
 
 
 def _audit(

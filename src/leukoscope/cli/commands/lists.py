@@ -9,6 +9,7 @@ import typer
 
 from leukoscope.cli.console import agreed, command, console, print_json, print_table, say
 from leukoscope.cli.options import JsonOption, SetOption, YesOption
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.analyses.cleanup import CleanPlan, RunInfo
@@ -199,7 +200,7 @@ def list_runs(
         out.print(f"  {_state(run)}, {run.size_mb:.1f} MB, last written {run.changed}")
         out.print(f"  {', '.join(run.recipes)} under {', '.join(run.protocols)}", markup=False)
     total = sum(run.size_mb for run in found)
-    say(f"{len(found)} runs in {root}, {total:.1f} MB")
+    say(f"{plural(len(found), 'run')} in {root}, {total:.1f} MB")
 
 
 @runs_app.command("clean", epilog="Example: leukoscope runs clean study-3 --keep-report --dry-run")

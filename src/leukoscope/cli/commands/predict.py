@@ -29,6 +29,7 @@ from leukoscope.cli.options import (
     UmPerPxOption,
     WholeOption,
 )
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,7 +180,10 @@ def _answer(predictor: Predictor, sources: Inputs, total: int, outputs: _Outputs
         _tell_patients(patients, out, outputs.as_json)
         if outputs.explain is not None and patients.head is not None:
             sheets = patients.save_sheets(outputs.explain)
-            say(f"{len(sheets)} sheets of the cells that decided: {outputs.explain}", err=True)
+            say(
+                f"{plural(len(sheets), 'sheet')} of the cells that decided: {outputs.explain}",
+                err=True,
+            )
     return unreadable
 
 
@@ -203,7 +207,7 @@ def _show(
 def _tell_counts(out: Path, total: int, unreadable: int, seconds: float) -> None:
     if unreadable > _NAMED:
         say(f"… and {unreadable - _NAMED} more: see the column error", err=True)
-    counts = f"{total - unreadable} predictions, {unreadable} unreadable"
+    counts = f"{plural(total - unreadable, 'prediction')}, {unreadable} unreadable"
     say(f"{counts}, {total / max(1e-9, seconds):.3g} images/s: {out}")
 
 
@@ -265,14 +269,14 @@ def _tell_patients(patients: PatientCollector, out: Path | None, as_json: bool) 
     if out is not None:
         path = out.with_name(f"{out.stem}.patients.csv")
         patients.save(path)
-        say(f"{len(rows)} patients: {path}")
+        say(f"{plural(len(rows), 'patient')}: {path}")
     elif not as_json:
         for row in rows:
             _print_patient(row)
 
 
 def _print_patient(row: dict[str, object]) -> None:
-    used = f"{row['n_images']} images" if row["n_images"] != 1 else "1 image"
+    used = plural(int(str(row["n_images"])), "image")
     say(Styled(f"patient {row['patient']}", bold=True))
     left = [f"{row[f'n_{why}']} {why}" for why in ("rejected", "unreadable") if row[f"n_{why}"]]
     tail = f" ({', '.join(left)} left out)" if left else ""

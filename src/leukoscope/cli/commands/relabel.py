@@ -20,6 +20,7 @@ from leukoscope.cli.console import (
 )
 from leukoscope.cli.options import JsonOption, RunRecipeOption
 from leukoscope.core.program import typed
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.analyses.corrections import Provenance
@@ -80,12 +81,12 @@ def _print_queue(queue: Queue, page: Path) -> None:
     out = console()
     found = queue.label_errors
     out.print(
-        f"{queue.n} images; {queue.recipe} on {' and '.join(queue.inputs)}, "
+        f"{plural(queue.n, 'image')}; {queue.recipe} on {' and '.join(queue.inputs)}, "
         f"{queue.protocol}: {queue.protocol_means}",
         markup=False,
     )
     if queue.n_untested:
-        out.print(f"[yellow]![/] {queue.n_untested} images were not tested and not judged")
+        out.print(f"[yellow]![/] not tested and not judged: {plural(queue.n_untested, 'image')}")
     out.print(
         f"likely label errors  {found.likely} (estimated share of wrong labels "
         f"{found.estimated_share:.1%}, the model's own errors among them)\n"
@@ -96,7 +97,7 @@ def _print_queue(queue: Queue, page: Path) -> None:
     for entry, title in lists:
         text = f"none: {entry.absent}" if entry.absent else f"{entry.shown} more in queue"
         out.print(f"{title:20s} {text}", markup=False)
-    say(f"\nqueue {len(queue.rows)} images\npage  {page}\n{DISCLAIMER}")
+    say(f"\nqueue {plural(len(queue.rows), 'image')}\npage  {page}\n{DISCLAIMER}")
 
 
 def _print_changes(provenance: Provenance, out: Path) -> None:
@@ -105,11 +106,11 @@ def _print_changes(provenance: Provenance, out: Path) -> None:
     changes = provenance["changes"]
     pairs = Counter(f"{row['old']} → {row['new']}" for row in changes)
     say(f"{decided}; {provenance['not_decided']} of the queue not decided")
-    say(f"{len(changes)} labels changed")
+    say(f"{plural(len(changes), 'label')} changed")
     for pair, n in sorted(pairs.items()):
         say(f"  {n:4d}  {pair}")
     if provenance["excluded_left_out"]:
-        say(f"{provenance['excluded_left_out']} images that were excluded are left out")
+        say(f"left out as excluded: {plural(provenance['excluded_left_out'], 'image')}")
     say(f"! {provenance['caution']}")
     say(f"\nmanifest    {out}\nprovenance  {out.with_name(f'{out.stem}.provenance.json')}")
     say(f"next        {typed('study', out)}")

@@ -19,6 +19,7 @@ from leukoscope.cli.console import (
     progress_bars,
     say,
 )
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.scale.fetching import UrlRule
@@ -150,8 +151,8 @@ def _run(folder: ScoreFolder, plan: Plan, pool: Workers, as_json: bool, *, goes_
     """Say what the plan is, score its images, print the result; returns the exit code."""
     from leukoscope.scale.score import run_scoring
 
-    shards = f"{plan.shards:,} shard{'s' if plan.shards > 1 else ''}"
-    say(f"{plan.images:,} images in {shards}", err=True)
+    shards = plural(plan.shards, "shard")
+    say(f"{plural(plan.images, 'image')} in {shards}", err=True)
     say(f"bundle {plan.reason}", err=True)
     started = time.perf_counter()
     with progress_bars("images") as show:
@@ -178,7 +179,7 @@ def _print_result(result: ScoreResult, seconds: float, as_json: bool, goes_on: b
     before = result.images - result.scored_now
     had = f" ({before:,} had been done before)" if before else ""
     speed = f", {result.scored_now / seconds:.3g} images/s" if result.scored_now else ""
-    say(f"{result.images:,} images scored{had}{speed}: {folder.predictions}")
+    say(f"{plural(result.images, 'image')} scored{had}{speed}: {folder.predictions}")
     for what, counts in (("decisions", result.decisions), ("predicted", result.predicted)):
         listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         say(f"  {what:<12}{listed or 'none'}")

@@ -32,6 +32,7 @@ from leukoscope.cli.data_notes import tell_of_study
 from leukoscope.config import DEFAULT_RECIPE, PATIENT_RECIPES
 from leukoscope.core.errors import UsageError
 from leukoscope.core.program import typed
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.config.study import StudyConfig
@@ -321,7 +322,10 @@ def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
         print_json(asdict(plan))
         return 0
     out = console()
-    out.print(f"{plan.n_images} usable images of {plan.n_files} files; nothing was started")
+    out.print(
+        f"{plural(plan.n_images, 'usable image')} of "
+        f"{plural(plan.n_files, 'file')}; nothing was started"
+    )
     rows = [(step.name, step.work, duration(step.seconds)) for step in plan.steps]
     total = ("in all", "", duration(sum(step.seconds for step in plan.steps)))
     print_table(("step", "work", "about"), [*rows, total])

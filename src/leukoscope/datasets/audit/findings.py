@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from leukoscope.config.passport import Finding, FindingLevel, Passport
 from leukoscope.core.labels import class_title
+from leukoscope.core.views import is_or_are, plural
 from leukoscope.datasets.audit.associations import LEVEL
 from leukoscope.datasets.audit.neighbour_search import SLOW
 
@@ -20,6 +21,9 @@ OF_THE_DISEASE = frozenset({"cell_type", "diagnosis", "given_label"})
 
 UNEVEN = 3.0
 FEW_PATIENTS = 10
+
+FEW_BARS = 0.01
+"""Share of images with a scale bar below which it may be a mistake of the search."""
 
 
 def findings(passport: Passport) -> list[Finding]:
@@ -44,12 +48,6 @@ def _entry(level: FindingLevel, code: str, text: str) -> Finding:
     return {"level": level, "code": code, "text": text}
 
 
-def _n(number: int, noun: str) -> str:
-    """``1 image``, ``1,200 images``, ``2 classes``."""
-    plural = noun + ("es" if noun.endswith("s") else "s")
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
 def _files(passport: Passport) -> Iterator[Finding]:
     broken = passport["quarantined"]
     if broken:
@@ -57,11 +55,11 @@ def _files(passport: Passport) -> Iterator[Finding]:
         yield _entry(
             "warning",
             "quarantined",
-            f"{_n(len(broken), 'file')} could not be read and are left out, e.g. {first['path']} "
-            f"({first['reason']}).",
+            f"{plural(len(broken), 'file')} could not be read and "
+            f"{is_or_are(len(broken))} left out, e.g. {first['path']} ({first['reason']}).",
         )
     for reason, count in passport["excluded"].items():
-        yield _entry("info", "excluded", f"{_n(count, 'image')} not used: {reason}.")
+        yield _entry("info", "excluded", f"{plural(count, 'image')} not used: {reason}.")
     for note in passport["notes"]:
         yield _entry("warning", "layout", note[:1].upper() + note[1:] + ".")
 
@@ -114,7 +112,8 @@ def _copies(passport: Passport) -> Iterator[Finding]:
         yield _entry(
             "warning",
             "exact-duplicates",
-            f"{_n(len(exact['groups']), 'group')} of duplicates ({_n(exact['images'], 'image')}): "
+            f"{plural(len(exact['groups']), 'group')} of duplicates "
+            f"({plural(exact['images'], 'image')}): "
             "a random split tests on training images.",
         )
     pixels = passport["pixel_duplicates"]
@@ -122,8 +121,8 @@ def _copies(passport: Passport) -> Iterator[Finding]:
         yield _entry(
             "warning",
             "pixel-duplicates",
-            f"{_n(len(pixels['groups']), 'group')} of different files with equal pixels "
-            f"({_n(pixels['images'], 'image')}).",
+            f"{plural(len(pixels['groups']), 'group')} of different files with equal pixels "
+            f"({plural(pixels['images'], 'image')}).",
         )
     near = passport["near_duplicates"]
     if near["pairs"]:
@@ -131,16 +130,16 @@ def _copies(passport: Passport) -> Iterator[Finding]:
         yield _entry(
             "warning",
             "near-duplicates",
-            f"{_n(near['pairs'], 'pair')} of near-duplicates{turned} "
-            f"({_n(near['images'], 'image')}): one cell or field, taken or saved twice.",
+            f"{plural(near['pairs'], 'pair')} of near-duplicates{turned} "
+            f"({plural(near['images'], 'image')}): one cell or field, taken or saved twice.",
         )
     twins = passport["twins"]
     if twins["pairs"]:
         yield _entry(
             "warning",
             "twins",
-            f"{_n(twins['images'], 'image')} are a field and its segmented twin: they must stay "
-            "together in a split.",
+            f"{plural(twins['images'], 'image')} are a field and its segmented twin: they must "
+            "stay together in a split.",
         )
 
 
@@ -150,9 +149,9 @@ def _overlaps(passport: Passport) -> Iterator[Finding]:
         yield _entry(
             "warning",
             "overlaps",
-            f"{_n(overlaps['images'], 'image')} in {_n(overlaps['groups'], 'group')} show the "
-            f"same place of a smear, shifted (largest group {overlaps['largest']}): a random "
-            "split shows the model cells of its test images.",
+            f"{plural(overlaps['images'], 'image')} in {plural(overlaps['groups'], 'group')} "
+            f"show the same place of a smear, shifted (largest group "
+            f"{overlaps['largest']}): a random split shows the model cells of its test images.",
         )
 
 
@@ -177,14 +176,15 @@ def _parts(passport: Passport) -> Iterator[Finding]:
             "error",
             "given-parts-leak",
             f"The data's own parts ({', '.join(given['parts'])}) share "
-            f"{_n(len(given['leaking_components']), 'group')} of equal or overlapping images "
-            f"({_n(images, 'image')}).",
+            f"{plural(len(given['leaking_components']), 'group')} of equal or overlapping images "
+            f"({plural(images, 'image')}).",
         )
     if given["leaking_patients"]:
         yield _entry(
             "error",
             "given-parts-share-patients",
-            f"{_n(len(given['leaking_patients']), 'patient')} appear in more than one of the "
+            f"{plural(len(given['leaking_patients']), 'patient')} "
+            f"{is_or_are(len(given['leaking_patients']))} in more than one of the "
             f"data's own parts, e.g. {next(iter(given['leaking_patients']))}.",
         )
 
@@ -204,7 +204,7 @@ def _patients(passport: Passport) -> Iterator[Finding]:
         yield _entry(
             "warning",
             "patients-missing",
-            f"{_n(missing, 'image')} without a patient id: as long as one lacks it, a score on "
+            f"{plural(missing, 'image')} without a patient id: as long as one lacks it, a score on "
             "unseen patients cannot be measured.",
         )
     for group in patients["merged"]:
@@ -217,8 +217,8 @@ def _patients(passport: Passport) -> Iterator[Finding]:
         yield _entry(
             "warning",
             "patients-overlap",
-            f"{_n(patients['links_across'], 'pair')} of overlapping images or near-duplicates have "
-            "different patient ids: check the ids.",
+            f"{plural(patients['links_across'], 'pair')} of overlapping images or near-duplicates "
+            "with different patient ids: check the ids.",
         )
     few = [
         f"{class_title(name)} {count}"
@@ -245,11 +245,15 @@ def _bars(passport: Passport) -> Iterator[Finding]:
         if strong
         else " A model may read the session off it."
     )
+    number, n = bars["images"], passport["n_usable"]
+    share = "less than 0.1 %" if number < 0.001 * n else f"{100 * number / n:.1f} %"
+    few = number < FEW_BARS * n and not strong
+    seen = "what looks like a burned-in scale bar" if few else "a burned-in scale bar"
     yield _entry(
-        "warning",
+        "info" if few else "warning",
         "scale-bar",
-        f"{bars['images']:,} of {_n(passport['n_usable'], 'image')} have a burned-in scale "
-        f"bar.{tail}",
+        f"{number:,} of {plural(n, 'image')} ({share}) {'has' if number == 1 else 'have'} "
+        f"{seen}.{tail}",
     )
 
 
@@ -281,9 +285,9 @@ def _acquisition(passport: Passport) -> Iterator[Finding]:
         yield _entry(
             "info",
             "clusters-cut-slides",
-            f"{_n(spanning, 'group')} of overlapping fields span several clusters: clusters cut "
+            f"{plural(spanning, 'group')} of overlapping fields in several clusters: clusters cut "
             f"slides in two. Joined with them, {acquisition['merged_clusters']} remain (largest "
-            f"{_n(acquisition['largest_merged'], 'image')}).",
+            f"{plural(acquisition['largest_merged'], 'image')}).",
         )
 
 
@@ -302,7 +306,7 @@ def _columns(passport: Passport) -> Iterator[Finding]:
         yield _entry(
             "info" if biology else "warning",
             "column-follows-class",
-            f"The column {name} ({_n(column['values'], 'value')}) {how} "
+            f"The column {name} ({plural(column['values'], 'value')}) {how} "
             f"({column['measure']} {column['effect']:.2f}, {shown} by permutation of "
             f"{column['unit']}s{family}): "
             + (

@@ -19,6 +19,7 @@ from leukoscope.core.files import sha256_bytes
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import near_miss, open_name, resolve_class, resolve_classes
 from leukoscope.core.records import DESCRIBING_COLUMNS, ImageRecord
+from leukoscope.core.views import is_or_are, plural
 from leukoscope.datasets.layouts.patient_notes import patient_notes
 from leukoscope.datasets.layouts.rules import Placed, Placement
 from leukoscope.imaging.decode import MAX_BYTES, decode_image
@@ -185,7 +186,7 @@ def name_classes(
     if target:
         left = sum(item.excluded == reason for item in named)
         if left and not placement.lines:
-            warnings.append(f"{left} images have {reason} and are excluded")
+            warnings.append(f"{plural(left, 'image')} with {reason} {is_or_are(left)} excluded")
     placement = replace(placement, placed=named, unused=unused)
     return replace(placement, warnings=[*warnings, *patient_notes(placement)])
 

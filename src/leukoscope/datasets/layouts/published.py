@@ -15,6 +15,7 @@ from leukoscope.core.errors import LayoutError
 from leukoscope.core.labels import open_name, resolve_class
 from leukoscope.core.records import DESCRIBING_COLUMNS
 from leukoscope.core.tables import has_columns, read_rows
+from leukoscope.core.views import is_or_are, plural
 from leukoscope.datasets.layouts.readers import place_by_folders
 from leukoscope.datasets.layouts.rules import Listing, Placed, Placement, is_image_name
 
@@ -75,7 +76,9 @@ def place_signed_slides(listing: Listing) -> Placement:
             )  # fmt: skip
     warnings = []
     if unsigned:
-        warnings.append(f"{unsigned} images of Unsigned slides are excluded")
+        warnings.append(
+            f"{plural(unsigned, 'image')} of Unsigned slides {is_or_are(unsigned)} excluded"
+        )
     return Placement(placed, warnings)
 
 
@@ -204,9 +207,15 @@ def place_annotations(listing: Listing) -> Placement:
     left = [name for name in by_name.values() if name not in placed]
     warnings = []
     if missing:
-        warnings.append(f"{len(missing)} images of {ANNOTATIONS} are not here, e.g. {missing[0]}")
+        warnings.append(
+            f"{plural(len(missing), 'image')} of {ANNOTATIONS} {is_or_are(len(missing))} not here, "
+            f"e.g. {missing[0]}"
+        )
     if left:
-        warnings.append(f"{len(left)} images are not listed in {ANNOTATIONS} and are excluded")
+        warnings.append(
+            f"{plural(len(left), 'image')} not listed in {ANNOTATIONS} "
+            f"{is_or_are(len(left))} excluded"
+        )
     rest = [Placed(name, excluded=f"not listed in {ANNOTATIONS}") for name in left]
     return Placement([*placed.values(), *rest], warnings)
 
@@ -250,7 +259,7 @@ def place_wbcbench(listing: Listing) -> Placement:
             f"{listing.root}: none of the {lost} images of its tables is there",
             hint="keep the folders phase1 and phase2 beside the tables",
         )
-    warnings = [f"{lost} images of the tables are not here"] if lost else []
+    warnings = [f"{plural(lost, 'image')} of the tables {is_or_are(lost)} not here"] if lost else []
     return Placement(placed, warnings)
 
 

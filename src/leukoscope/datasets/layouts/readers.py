@@ -14,6 +14,7 @@ from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import class_title, open_name, resolve_class
 from leukoscope.core.records import DESCRIBING_COLUMNS, MANIFEST_COLUMNS
 from leukoscope.core.tables import TableRow, has_columns, header_of, read_rows
+from leukoscope.core.views import is_or_are, plural
 from leukoscope.datasets.layouts.column_names import near_columns, near_notes
 from leukoscope.datasets.layouts.folder_levels import (
     FIELDS,
@@ -181,12 +182,17 @@ def _class_warnings(
     for folder, n in sorted(others.items()):
         if folder:
             why = why_class(folder, "", class_map)
-            warnings.append(f"{n} images of folder {folder!r} are excluded: it {why}")
+            warnings.append(
+                f"{plural(n, 'image')} of folder {folder!r} {is_or_are(n)} excluded: it {why}"
+            )
         else:
-            warnings.append(f"{n} images lie in no class folder and are excluded")
+            warnings.append(f"{plural(n, 'image')} in no class folder {is_or_are(n)} excluded")
     conflicts = sum(item.excluded.startswith("the folder says") for item in placed)
     if conflicts:
-        warnings.append(f"{conflicts} images are excluded: folder and file name disagree on class")
+        warnings.append(
+            f"{plural(conflicts, 'image')} {is_or_are(conflicts)} excluded: folder and file name "
+            "disagree on class"
+        )
     warnings += _empty_classes(listing, placed, class_map)
     nested = sorted({str(PurePosixPath(p).parent) for p, s in steps.items() if s.nested})
     if nested:
@@ -374,7 +380,8 @@ def place_by_pattern(listing: Listing, pattern: PathPattern) -> Placement:
     warnings = _walk_warnings(listing)
     if left:
         warnings.append(
-            f"{len(left)} images do not fit the layout {pattern.text} and are excluded, e.g. "
+            f"{plural(len(left), 'image')} that the layout {pattern.text} does not fit "
+            f"{is_or_are(len(left))} excluded, e.g. "
             f"{left[0]}"
         )
     return Placement(placed, warnings)
@@ -470,5 +477,6 @@ def place_preliminary(listing: Listing) -> Placement:
         if is_image_name(name) and name not in used
     ]
     left = sum(bool(item.excluded) for item in placed)
-    warnings = [f"{left} images are not listed in {table} and are excluded"] if left else []
+    note = f"{plural(left, 'image')} not listed in {table} {is_or_are(left)} excluded"
+    warnings = [note] if left else []
     return Placement(placed, warnings)

@@ -95,7 +95,7 @@ def _fit_times(entry: ComparedRecipe, names: Sequence[str]) -> str:
 def sample(head: ProtocolHead) -> str:
     """How many images in how many groups."""
     groups = plural(head.n_groups, head.group_unit)
-    return f"{count(head.n)} images in {groups}"
+    return f"{plural(head.n, 'image')} in {groups}"
 
 
 def epochs(entry: ComparedRecipe, protocols: Sequence[str]) -> str:
