@@ -178,8 +178,6 @@ def proportion_limits(
     >>> [round(x, 3) for x in proportion_limits(k, n, [np.arange(20)], confidence=0.95)]
     [0.847, 0.936]
     """
-    from scipy.stats import t
-
     total, found = float(trials.sum()), float(hits.sum())
     groups = int((trials > 0).sum())
     if groups == 0:
@@ -198,11 +196,17 @@ def proportion_limits(
     if without_fit is not None:
         moderated, df = add_training_variance(without_fit, between, df)
     moderated += (times - 1) * between
-    effective = min(total / times, p * (1 - p) / moderated)
+    return _wilson(p, min(total / times, p * (1 - p) / moderated), df, confidence)
+
+
+def _wilson(p: float, n: float, df: float, confidence: float) -> tuple[float, float]:
+    """Score limits (Wilson 1927) of a proportion of n trials, with a quantile of Student's t."""
+    from scipy.stats import t
+
     quantile = float(t.ppf((1 + confidence) / 2, df))
-    shift = quantile**2 / effective
+    shift = quantile**2 / n
     middle = (p + shift / 2) / (1 + shift)
-    half = quantile / (1 + shift) * (p * (1 - p) / effective + shift / 4 / effective) ** 0.5
+    half = quantile / (1 + shift) * (p * (1 - p) / n + shift / 4 / n) ** 0.5
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
