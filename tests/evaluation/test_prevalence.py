@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load
+from scipy.stats import binomtest
 
 from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.evaluation.confusions import Confusions
 from leukoscope.evaluation.prevalence import METHODS, PrevalenceModel, adjust_em
+from leukoscope.evaluation.statistics.limits import exact_limits
 
 CONFUSION = np.array([[0.8, 0.1, 0.1], [0.15, 0.8, 0.05], [0.0, 0.1, 0.9]])
 
@@ -78,6 +80,38 @@ def test_a_class_that_few_cells_are_called_may_still_be_there() -> None:
     assert highs[1] < highs[0]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_no_interval_is_narrower_than_that_of_a_classifier_without_errors(method: str) -> None:
+    """A classifier that is always right and sure: what is left is the sample of cells."""
+    y = np.tile(np.repeat(np.arange(3), 30), 20)
+    sure = Confusions.of(y, np.eye(3)[y] * 0.97 + 0.01, np.repeat(np.arange(20), 90).tolist())
+    for hits in (0, 3, 30):
+        prob = (np.eye(3) * 0.97 + 0.01)[[0] * hits + [1] * (30 - hits)]
+        for seed in range(5):
+            found = PrevalenceModel(sure, seed=seed, method=method).shares(prob)
+            low, high = found.interval([0])
+            exact = binomtest(hits, 30).proportion_ci()
+            share = found.value[0]
+            if method != "posterior":  # whose mean leans on its prior
+                assert share == pytest.approx(hits / 30, abs=0.01)
+                assert low <= exact.low + 0.01
+                assert high >= exact.high - 0.01
+            least, most = exact_limits(30 * share, 30, 0.95)
+            assert low <= least
+            assert high >= most
+            inner = found.interval([0], of_cells=True)  # the very cells are no sample
+            assert inner[1] - inner[0] < high - low
+
+
+def test_the_seed_hardly_moves_a_limit() -> None:
+    rng = np.random.default_rng(6)
+    prob = answers(np.repeat(np.arange(3), (6, 12, 12)), rng)
+    models = [PrevalenceModel(known(), seed=seed) for seed in range(5)]
+    assert len({model.widening for model in models}) == 1
+    limits = np.array([model.shares(prob).interval([0]) for model in models])
+    assert np.ptp(limits, axis=0).max() < 0.04  # 0.10 with 200 draws and a widening by the seed
+
+
 def test_patients_who_differ_widen_the_interval_and_shorten_the_step() -> None:
     """In half of the patients the first class is called the second."""
     rng = np.random.default_rng(3)
@@ -135,11 +169,11 @@ def test_cells_that_were_all_looked_at_need_no_classifier(method: str) -> None:
         assert found.value.tolist() == [0.5, 0.5, 0.0]
         limits.append(found.interval([0]))
         assert found.interval([0], of_cells=True) == (0.5, 0.5)
-    # Two of four: neither none nor all, and the same whatever the seed.
-    np.testing.assert_allclose(limits, [(0.09, 0.86)] * 3, atol=0.02)
+    # Two of four: neither none nor all, the exact limits whatever the seed.
+    np.testing.assert_allclose(limits, [(0.068, 0.932)] * 3, atol=0.001)
     only = PrevalenceModel(known()).shares(np.empty((0, 3)), [4, 0, 0])
     low, high = only.interval([0])
-    assert 0.4 < low < 0.7  # four cells are few
+    assert low == pytest.approx(0.398, abs=0.001)  # four cells are few
     assert high == 1.0
     assert only.interval([1])[0] == 0.0
 

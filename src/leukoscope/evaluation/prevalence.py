@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike
 
 from leukoscope.core.errors import DataError, UnknownNameError
 from leukoscope.evaluation.confusions import TINY, Confusions, FloatArray, IntArray
+from leukoscope.evaluation.statistics.limits import exact_limits
 
 Method = Literal["em", "inversion", "posterior"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
@@ -49,11 +50,12 @@ HELD: Final = 0.97
 """Share of known patients' shares that the intervals must hold."""
 MIN_CELLS, MIN_UNITS, MOST_JUDGED = 20, 8, 60
 """Fewest cells of a patient by whom, and fewest and most patients by which it is judged."""
-DRAWS: Final = 200
-"""Confusion matrices of a new patient that are drawn; each is a Markov chain of ``posterior``."""
+DRAWS: Final = 2000
+"""Confusion matrices of a new patient that are drawn, so that the seed hardly moves a limit."""
 _OF_CERTAIN: Final = 10_000  # draws where no confusion matrix has to be inverted
+_CHAINS: Final = 200  # of them that start a Markov chain of ``posterior``
 _BURN_IN, _KEPT, _STEP = 30, 10, 4
-_JUDGING = 24  # chains of each patient that widens the spread
+_JUDGING = 100  # confusion matrices of each patient that widens the spread
 _MOST_ROUNDS, _TOLERANCE = 2000, 1e-7
 
 
@@ -85,8 +87,10 @@ class Shares:
     ) -> tuple[float, float]:
         """Limits of the share of some classes together.
 
-        Equal tails of the draws, stretched to what each way to adjust says; a limit less than half
-        a cell away from 0 or 1 is 0 or 1 (so that a class that is absent can be inside, as in
+        Equal tails of the draws, stretched to what each way to adjust says and, unless
+        ``of_cells``, to the exact limits of the same share of as many cells without any error of
+        the classifier (Clopper & Pearson 1934): errors make no sample larger. A limit less than
+        half a cell away from 0 or 1 is 0 or 1 (so that a class that is absent can be inside, as in
         Brown, Cai & DasGupta 2001), unless a cell that is known says that it cannot be.
 
         Args:
@@ -100,6 +104,10 @@ class Shares:
         low, high = (float(limit) for limit in np.quantile(total, (tail, 1 - tail)))
         said = self.estimates[:, list(classes)].sum(axis=1)
         low, high = min(low, float(said.min())), max(high, float(said.max()))
+        if not of_cells:
+            share = min(1.0, float(self.value[list(classes)].sum()))
+            least, most = exact_limits(self.n * share, self.n, confidence)
+            low, high = min(low, least), max(high, most)
         half, seen = 0.5 / max(1, self.n), float(self.certain[list(classes)].sum())
         if low < half and not seen:
             low = 0.0
@@ -215,9 +223,8 @@ class PrevalenceModel:
         self.spread = _draw_spreads(counts, self.mean, draws, rng)
         known = _judged(counts)
         self.step = _choose_step(confusions, known)
-        centres = np.stack([_draw_rows(counts, rho, rng) for rho in self.spread])
-        strength = centres * ((1 - self.spread) / self.spread)[:, :, None]
-        self.widening = self._choose_widening(confusions, known, rng)
+        strength = _draw_strengths(counts, self.spread, rng)
+        self.widening = self._choose_widening(confusions, known)
         self._strength = strength / self.widening
 
     def using(self, method: Method) -> PrevalenceModel:
@@ -311,46 +318,59 @@ class PrevalenceModel:
 
         Known cells say nothing on the confusions: a person looks at the doubtful cells first.
         """
-        k, chains = len(known), len(self._strength)
+        strength = self._strength[:_CHAINS]
+        k, chains = len(known), len(strength)
         called = np.bincount(prob.argmax(axis=1), minlength=k)
-        draws, of_cells = _run_chains(self._strength, np.tile(called, (chains, 1)), known, rng)
+        draws, of_cells = _run_chains(strength, np.tile(called, (chains, 1)), known, rng)
         return draws.reshape(-1, k), of_cells.reshape(-1, k)
 
-    def _choose_widening(
-        self, confusions: Confusions, known: IntArray, rng: np.random.Generator
-    ) -> float:
+    def _choose_widening(self, confusions: Confusions, known: IntArray) -> float:
         """By how much known patients differ more than the Dirichlet distributions say.
 
         A patient's rows do not vary independently (a dark stain moves several classes towards
         blasts), and few patients understate their spread. So each known patient is judged by the
-        others: the strength of the distributions is divided by the smallest of ``WIDENINGS`` with
-        which the 95 % intervals of the classifier alone hold 97 % of the true shares, each
-        weighted by its size: two points more than nominal, as the choice rests on few patients.
+        others: the strength of the distributions is divided by the least number up to the last of
+        ``WIDENINGS`` with which the 95 % intervals of the classifier alone hold 97 % of the true
+        shares, each weighted by its size: two points more than nominal, as the choice rests on few
+        patients. Between two of ``WIDENINGS`` it is interpolated. The draws are the same whatever
+        the seed: one patient in or out of an interval by luck would move the limits of all.
         """
         if not len(known):
             return 1.0
-        counts, nobody = confusions.counts, np.zeros(len(self.prior))
-        for factor in WIDENINGS:
-            held = 0.0
-            for unit in known:
-                others = counts[np.arange(len(counts)) != unit]
-                spread = self.spread[rng.integers(0, len(self.spread), _JUDGING)]
-                centres = np.stack([_draw_rows(others, rho, rng) for rho in spread])
-                strength = centres * ((1 - spread) / spread)[:, :, None] / factor
-                cells = confusions.unit == unit
-                prob, own = confusions.y_prob[cells], _dirichlet(strength, rng)
-                drawn = self._bootstrap(prob, nobody, own, None)
-                low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-                truth = counts[unit].sum(axis=1) / len(prob)
-                half = 0.5 / len(prob)
-                said = self._estimates(prob, nobody)
-                low = np.minimum(low, said.min(axis=0))
-                high = np.maximum(high, said.max(axis=0))
-                inside = (np.where(low < half, 0, low) <= truth) & (truth <= high + half)
-                held += float(truth[inside].sum())
-            if held >= HELD * len(known):
-                return factor
+        rng = np.random.default_rng(0)
+        spread = _draw_spreads(confusions.counts, self.mean, _JUDGING, rng)
+        drawn = [
+            _draw_strengths(np.delete(confusions.counts, unit, axis=0), spread, rng)
+            for unit in known
+        ]
+        reached = 0.0
+        for place, factor in enumerate(WIDENINGS):
+            held = sum(
+                self._held(confusions, unit, strength / factor, rng)
+                for unit, strength in zip(known, drawn, strict=True)
+            ) / len(known)
+            if held >= HELD:
+                if place == 0:
+                    return factor
+                before = WIDENINGS[place - 1]
+                return float(before * (factor / before) ** ((HELD - reached) / (held - reached)))
+            reached = held
         return WIDENINGS[-1]
+
+    def _held(
+        self, confusions: Confusions, unit: int, strength: FloatArray, rng: np.random.Generator
+    ) -> float:
+        """Sum of the true shares of one unit that their intervals hold."""
+        prob, nobody = confusions.y_prob[confusions.unit == unit], np.zeros(len(self.prior))
+        drawn = self._bootstrap(prob, nobody, _dirichlet(strength, rng), None)
+        low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+        truth = confusions.counts[unit].sum(axis=1) / len(prob)
+        half = 0.5 / len(prob)
+        said = self._estimates(prob, nobody)
+        low = np.minimum(low, said.min(axis=0))
+        high = np.maximum(high, said.max(axis=0))
+        inside = (np.where(low < half, 0, low) <= truth) & (truth <= high + half)
+        return float(truth[inside].sum())
 
 
 def _judged(counts: IntArray) -> IntArray:
@@ -434,9 +454,13 @@ def _mean_rows(counts: IntArray, spread: ArrayLike) -> FloatArray:
     return np.asarray(rows / rows.sum(axis=1, keepdims=True))
 
 
-def _draw_rows(counts: IntArray, spread: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """(K, K) a mean confusion matrix that the labelled cells allow."""
-    return _dirichlet(_effective(counts, spread) + ROW_PRIOR / counts.shape[1], rng)
+def _draw_strengths(counts: IntArray, spread: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """(D, K, K) Dirichlet parameters of a new patient: one for each of the (D, K) ``spread``.
+
+    The mean confusion matrix of each is drawn from those that the labelled cells allow.
+    """
+    rows = np.stack([_effective(counts, rho) for rho in spread]) + ROW_PRIOR / counts.shape[1]
+    return np.asarray(_dirichlet(rows, rng) * ((1 - spread) / spread)[:, :, None])
 
 
 def _draw_spreads(
