@@ -226,6 +226,26 @@ def test_what_cannot_be_counted_is_refused(smears: Path, bundle: Path, tmp_path:
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize(
+    ("names", "refused"),
+    [
+        (("aml", "apl", "cll"), True),
+        (("benign", "early_pre_b", "pro_b"), False),  # fields and cells of the ALL sets
+        (("aml", "blast", "lymphocyte"), False),
+        (("disease_x", "disease_y", "disease_z"), False),  # not known: may be cells
+    ],
+)
+def test_diagnoses_are_not_counted(
+    tiny: ModuleType, smears: Path, tmp_path: Path, names: tuple[str, ...], refused: bool
+) -> None:
+    record = tiny.build_record(class_names=names)
+    save_bundle(tmp_path / "named", record, tiny.bundle_files(record=record))
+    done = run(smears, "-b", tmp_path / "named", "--out", tmp_path / "o", code=2 if refused else 3)
+    words = "the classes of this bundle (aml, apl, cll) are diagnoses, not cell types → count with"
+    assert (words in " ".join(done.output.split())) == refused
+    assert (tmp_path / "o").exists() != refused
+
+
 def test_folders_and_files_can_be_smears(smears: Path, bundle: Path, tmp_path: Path) -> None:
     items = (smears / "A", smears / "<b>/0.png")
     result = run(*items, "-b", bundle, "--out", tmp_path / "o", "--json", "--no-sheets", code=3)

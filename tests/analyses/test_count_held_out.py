@@ -75,6 +75,20 @@ def write_run(folder: Path, *, protocol: str = "grouped", wrong: int = -1) -> Ru
     return run
 
 
+def test_a_study_of_diagnoses_is_not_counted(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    save_study_config(
+        run.config,
+        study_config(
+            run.path, recipes=["quick"], protocols=["grouped"], probes=[], target="diagnosis"
+        ),
+    )
+    done = CliRunner().invoke(app, ["count", "--run", str(run.path), "--out", str(tmp_path / "o")])
+    assert done.exit_code == 2
+    assert "of this study (blast, lymphocyte) are diagnoses" in " ".join(done.output.split())
+    assert not (tmp_path / "o").exists()
+
+
 def counted(run: RunFolder, out: Path, *options: str) -> dict[str, Any]:
     arguments = ["count", "--run", str(run.path), "--out", str(out), "--no-sheets", "--json"]
     done = CliRunner().invoke(app, [*arguments, *options])

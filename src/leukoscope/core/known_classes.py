@@ -369,5 +369,8 @@ CLASSES: Mapping[str, ClassInfo] = MappingProxyType(
 )
 """Every known class, in the order of tables and figures."""
 
+DIAGNOSES = frozenset(info.name for info in _DIAGNOSES)
+"""Classes that are diagnoses and nothing else: no single cell is called so."""
+
 CLASSES_OF_ALL_SETS = frozenset(info.name for info in _ALL_TYPES)
 """Classes of the public ALL sets, whose roles are all known."""

@@ -38,6 +38,7 @@ from leukoscope.config.bundle import ConfusionsFile
 from leukoscope.config.counts import AppliedCorrections, CountsFile
 from leukoscope.core.errors import DataError, UsageError
 from leukoscope.core.files import file_part
+from leukoscope.core.known_classes import DIAGNOSES
 from leukoscope.core.records import ImageRecord
 from leukoscope.core.run_folder import refuse_study
 from leukoscope.evaluation.calibration.scaling import apply_calibration
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from leukoscope.reporting.pages.relabel import Sheet
 
 Show = Callable[[str, int, int], None]
+OF_CELLS = "count with a bundle of a study whose labels are cell types"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def make_counts(predictor: Predictor, material: Material, wanted: Wanted) -> Cou
         wanted: What is asked.
 
     Raises:
-        UsageError: The bundle answers for patients, or the folder to write to holds a study.
+        UsageError: The bundle answers for patients or names diagnoses, or the folder to write to
+            holds a study.
     """
     refuse_study(wanted.out)
     record = predictor.record
@@ -123,8 +126,9 @@ def make_counts(predictor: Predictor, material: Material, wanted: Wanted) -> Cou
         raise UsageError(
             f"{predictor.bundle.folder}: this bundle answers for patients and does not know what "
             "a single cell is",
-            hint="count with a bundle of a study whose labels are cell types",
+            hint=OF_CELLS,
         )
+    _refuse_diagnoses("this bundle", record.class_names)
     patients = count_cells(predictor, material, lambda *at: wanted.show("counting", *at))
     known = predictor.bundle.load_confusions()
     models: dict[str, PrevalenceModel] = {}
@@ -153,9 +157,11 @@ def count_held_out(files: RunFiles, recipe: str, wanted: Wanted) -> Counted:
         wanted: What is asked.
 
     Raises:
-        UsageError: The folder to write to holds a study.
+        UsageError: The labels of the study are diagnoses, or the folder to write to holds a study.
     """
     refuse_study(wanted.out)
+    by_target = files.config.data.target == "diagnosis"
+    _refuse_diagnoses("this study", wanted.question.class_names, by_target)
     wanted.show("counting", 0, 1)
     held = HeldOut.of_run(files, recipe, method=wanted.method, seed=wanted.seed)
     wanted.show("counting", 1, 1)
@@ -164,6 +170,24 @@ def count_held_out(files: RunFiles, recipe: str, wanted: Wanted) -> Counted:
     by = f"{files.run.path.resolve().name}/{recipe}"
     named = Named(held.patients, by, held.models, held.confusions, fields, notes, labelled=True)
     return _write(named, wanted)
+
+
+def _refuse_diagnoses(who: str, names: Sequence[str], by_target: bool = False) -> None:
+    """A cell has a type, a patient a diagnosis; names that mean both (those of ALL sets) count.
+
+    Args:
+        who: What has the classes.
+        names: The classes.
+        by_target: Whether the study took the column of diagnoses for its labels.
+
+    Raises:
+        UsageError: All classes are diagnoses.
+    """
+    if by_target or DIAGNOSES.issuperset(names):
+        raise UsageError(
+            f"the classes of {who} ({', '.join(names)}) are diagnoses, not cell types",
+            hint=OF_CELLS,
+        )
 
 
 def _write(named: Named, wanted: Wanted) -> Counted:
