@@ -254,6 +254,23 @@ def test_folders_and_files_can_be_smears(smears: Path, bundle: Path, tmp_path: P
     assert [one["patient"] for one in alone["patients"]] == ["A"]
 
 
+def test_a_table_beside_the_cells_is_no_cell(smears: Path, bundle: Path, tmp_path: Path) -> None:
+    table = smears / "cells.csv"
+    rows = [f"{path.relative_to(smears)},x" for path in sorted(smears.rglob("*.png"))]
+    table.write_text("\n".join(["image,patient_id", *rows]))
+    done = run(smears, "-b", bundle, "--out", tmp_path / "o", "--patients", table, code=3)
+    assert f"! 1 file that is no image was left out, e.g. {table}" in done.stderr
+    assert "broken.png" in done.stderr  # it is called like an image
+    arguments = ["predict", str(smears), "-b", str(bundle), "--by-patient", str(table)]
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 3, said.output
+    assert f"no image was left out, e.g. {table}" in said.stderr
+    assert "patient x" in said.stdout
+    named = CliRunner().invoke(app, ["predict", str(table), "-b", str(bundle)])
+    assert named.exit_code == 3
+    assert "cells.csv: expected an image, found text" in named.output
+
+
 def test_a_sheet_saves_what_count_reads(smears: Path, bundle: Path, tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next((p for name in ("chromium", "google-chrome") if (p := shutil.which(name))), None)

@@ -34,7 +34,6 @@ def names(*items: str, stdin: str = "") -> list[str]:
 EVERYTHING = [
     "data/a.jpg",
     "data/b.png",
-    "data/notes.txt",
     "data/sub/c.png",
     "data/sub/deep/d.tif",
 ]
@@ -42,6 +41,22 @@ EVERYTHING = [
 
 def test_a_folder_stands_for_all_below_it_but_hidden_files(tree: Path) -> None:
     assert names("data") == EVERYTHING
+
+
+def test_tables_and_texts_of_a_folder_are_left_out_and_counted(tree: Path) -> None:
+    (tree / "data/sub/CELLS.CSV").touch()
+    (tree / "data/sub/scan.xyz").touch()  # who knows: the decoder says
+    inputs = Inputs(["data"])
+    found = [str(path) for path in inputs]
+    assert found == [*EVERYTHING[:3], "data/sub/scan.xyz", EVERYTHING[3]]
+    words = "2 files that are no images were left out, e.g. data/notes.txt"
+    assert inputs.left_out.words == words
+    list(inputs)
+    assert inputs.left_out.words == words  # of the last iteration, not of all
+    assert names("data/notes.txt", "data/sub/*.CSV") == ["data/notes.txt", "data/sub/CELLS.CSV"]
+    alone = Inputs(["data/sub/c.png"])
+    assert len(list(alone)) == 1
+    assert alone.left_out.words == ""
 
 
 def test_a_missing_path_is_a_failure_in_its_place(tree: Path) -> None:
@@ -58,7 +73,7 @@ def test_a_missing_path_is_a_failure_in_its_place(tree: Path) -> None:
 def test_patterns_are_expanded(tree: Path) -> None:
     assert names("data/*.png") == ["data/b.png"]
     assert names("data/**/*.png") == ["data/b.png", "data/sub/c.png"]
-    assert names("data/s*") == EVERYTHING[3:]
+    assert names("data/s*") == EVERYTHING[2:]
     assert names(f"{tree}/data/*.jpg") == [f"{tree}/data/a.jpg"]
     assert names("data/*.webp") == ["missing data/*.webp"]
 
@@ -106,7 +121,7 @@ def test_links_to_nothing_are_left_to_the_decoder(tree: Path) -> None:
         "data/b.png",
         "data/dead.png",
         "data/loop.png",
-        "data/notes.txt",
+        "data/sub/c.png",
     ]
 
 

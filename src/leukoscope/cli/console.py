@@ -260,6 +260,12 @@ def agreed(question: str) -> bool:
     return typer.confirm(question.translate(_CONTROLS), err=True)
 
 
+def tell_left_out(words: str) -> None:
+    """Say which files of a folder are no images, if there are any."""
+    if words:
+        say(f"! {words}", err=True)
+
+
 def name_unreadable(files: Collection[tuple[str, str]]) -> int:
     """Print each unreadable file with its reason; returns the exit code."""
     for path, reason in files:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -23,19 +24,48 @@ from leukoscope.runtime.prediction import Failure
 _TRUTH = Path("truth", "truth.json")  # ground truth of `leukoscope phantom`
 _BESIDE_TRUTH = ("truth", "manifest.csv", "README.md")
 _LITTER = ("Thumbs.db", "desktop.ini")
+TABLES_AND_TEXTS = frozenset((
+    ".csv", ".tsv", ".parquet", ".xls", ".xlsx", ".ods", ".txt", ".md", ".log", ".json", ".jsonl",
+    ".xml", ".yaml", ".yml", ".toml", ".ini", ".html", ".htm", ".pdf", ".doc", ".docx", ".rtf",
+))  # fmt: skip
+"""Extensions of what lies beside images in a folder and is none."""
 SAMPLES = 32  # of the files are looked at to choose a bundle
 _UNFINISHED = ".partial"  # what `predict` itself is writing, perhaps into the very folder
+
+
+@dataclass
+class LeftOut:
+    """Counts tables and texts that lie in a folder of images, and keeps the first."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, path: Path) -> None:
+        """One more."""
+        self.count += 1
+        self.first = self.first or str(path)
+
+    @property
+    def words(self) -> str:
+        """In one line; empty where there is none."""
+        if not self.count:
+            return ""
+        files = "1 file that is no image was" if self.count == 1 else (
+            f"{self.count:,} files that are no images were"
+        )  # fmt: skip
+        return f"{files} left out, e.g. {self.first}"
 
 
 class Inputs:
     """The inputs that a user named; each iteration gives the same files.
 
     ``items`` is as in :func:`expand_inputs`. What ``-`` reads from ``stdin`` is copied to a
-    temporary file.
+    temporary file. ``left_out`` tells what the last iteration passed over.
     """
 
     def __init__(self, items: Sequence[str], stdin: TextIO | None = None) -> None:
         self.items = tuple(items)
+        self.left_out = LeftOut()
         self._stdin: TextIO | None = None
         if "-" in self.items:
             self._stdin = tempfile.TemporaryFile("w+", errors="surrogateescape")  # noqa: SIM115
@@ -45,7 +75,8 @@ class Inputs:
     def __iter__(self) -> Iterator[Path | Failure]:
         if self._stdin is not None:
             self._stdin.seek(0)
-        return expand_inputs(self.items, self._stdin)
+        self.left_out = LeftOut()
+        return expand_inputs(self.items, self._stdin, self.left_out)
 
     def survey(self, most: int) -> tuple[int, list[Path]]:
         """The number of inputs, and at most ``most`` files drawn evenly from them, in input order.
@@ -67,18 +98,22 @@ class Inputs:
         return total, [path for _, path in sorted(chosen)]
 
 
-def expand_inputs(items: Sequence[str], stdin: TextIO | None = None) -> Iterator[Path | Failure]:
+def expand_inputs(
+    items: Sequence[str], stdin: TextIO | None = None, left_out: LeftOut | None = None
+) -> Iterator[Path | Failure]:
     """All files behind the items, each once.
 
     A folder stands for everything below it, sorted, files before folders, but for hidden files,
-    unfinished output (``.partial``) and the ground truth that lies beside phantom images. Files in
-    it that are no images are kept: reading them fails, and so the user learns of them. Symbolic
-    links are followed; a folder that leads back into itself is entered once.
+    unfinished output (``.partial``), the ground truth that lies beside phantom images, and tables
+    and texts, by their extension. Any other file in it is kept: where it is no image, reading it
+    fails, and so the user learns of it; so is a table that is named itself. Symbolic links are
+    followed; a folder that leads back into itself is entered once.
 
     Args:
         items: Paths, patterns such as ``slides/**/*.png``, or ``-`` for a list of paths, one a
             line, on standard input.
         stdin: Where ``-`` reads; standard input by default.
+        left_out: Told the tables and texts.
 
     Yields:
         A path, or a :class:`Failure` for an item behind which there is nothing.
@@ -86,9 +121,12 @@ def expand_inputs(items: Sequence[str], stdin: TextIO | None = None) -> Iterator
     # A file can come twice only where several things are named; hashes take little room.
     seen: set[int] | None = None if len(items) == 1 and Path(items[0]).is_dir() else set()
     folders: set[str] = set()
+    passed = left_out or LeftOut()
     for item in _items(items, stdin if stdin is not None else sys.stdin):
         found: Iterable[Path | Failure]
-        found = _walk(item, folders) if isinstance(item, Path) and item.is_dir() else (item,)
+        found = (
+            _walk(item, folders, passed) if isinstance(item, Path) and item.is_dir() else (item,)
+        )
         for path in found:
             if seen is not None:
                 key = hash(os.path.normpath(path.absolute()) if isinstance(path, Path) else path)
@@ -121,7 +159,7 @@ def _existing(name: str) -> Path | Failure:
     return Path(name)
 
 
-def _walk(top: Path, entered: set[str]) -> Iterator[Path | Failure]:
+def _walk(top: Path, entered: set[str], left_out: LeftOut) -> Iterator[Path | Failure]:
     """Yield the files below a folder, depth first, without recursion: folders may nest deeply."""
     stack = [top]
     while stack:
@@ -144,6 +182,8 @@ def _walk(top: Path, entered: set[str]) -> Iterator[Path | Failure]:
                 continue
             if below:
                 inner.append(folder / name)
+            elif Path(name).suffix.lower() in TABLES_AND_TEXTS:
+                left_out.add(folder / name)
             else:
                 yield folder / name
         stack += reversed(inner)

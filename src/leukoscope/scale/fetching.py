@@ -29,7 +29,7 @@ from leukoscope.core.errors import DataError, MissingExtraError, UsageError
 from leukoscope.core.files import csv_value, leaves_folder
 from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.decode import MAX_BYTES
-from leukoscope.runtime.input_files import expand_inputs
+from leukoscope.runtime.input_files import LeftOut, expand_inputs
 from leukoscope.runtime.prediction import Failure
 
 if TYPE_CHECKING:
@@ -330,6 +330,7 @@ def image_names(
     *,
     urls: UrlRule = "none",
     outside: Callable[[str], None] = lambda name: None,
+    left_out: LeftOut | None = None,
 ) -> Iterator[str]:
     """Name of every image: an absolute path or a URL.
 
@@ -341,6 +342,7 @@ def image_names(
             the folder of the table or list.
         urls: Whether a table or list may hold URLs of its own.
         outside: Told each name in a table or list that leads out of the folder of the names.
+        left_out: Told the tables and texts that lie in a folder.
 
     Raises:
         UsageError: Nothing lies behind an item, or a table holds a URL against the rule.
@@ -363,7 +365,7 @@ def image_names(
         elif item == "-":
             yield from listed("standard input", _lines(sys.stdin), Path.cwd())
         else:
-            for found in expand_inputs([item]):
+            for found in expand_inputs([item], None, left_out):
                 if isinstance(found, Path):
                     yield str(found.absolute())
                 elif found.reason == "missing":

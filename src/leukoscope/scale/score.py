@@ -18,6 +18,7 @@ from leukoscope.runtime.bundle import Bundle, installed_bundles, read_bundle
 from leukoscope.runtime.bundle_matching import choose_bundle
 from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import available_cores
+from leukoscope.runtime.input_files import LeftOut
 from leukoscope.runtime.outputs import csv_cells
 from leukoscope.scale.fetching import URL_RULES, UrlRule, image_names, is_url, local_files
 from leukoscope.scale.journal import Journal, ShardResult, read_journal
@@ -100,7 +101,8 @@ def plan_scoring(
         folder: Of the run; must hold none.
         request: What the user asks for.
         workers: How many there will be; the number may change later.
-        note: Told in words of names that lead out of the folder of their table or list.
+        note: Told in words of names that lead out of the folder of their table or list, and of
+            tables and texts among the images.
 
     Raises:
         UsageError: The folder holds a run, no source is named, nothing lies behind one, or a
@@ -113,16 +115,17 @@ def plan_scoring(
     sources = request.sources or ()
     urls: UrlRule = request.urls or "none"
     with only_writer(folder.path, "scores into"):
-        outside = _Outside()
-        names = image_names(sources, request.root, urls=urls, outside=outside.add)
+        outside, left_out = _Outside(), LeftOut()
+        names = image_names(
+            sources, request.root, urls=urls, outside=outside.add, left_out=left_out
+        )
         if urls == "none" and any(is_url(typed) for typed in (*sources, request.root or "")):
             urls = "any"  # tables were held to their rule; what was typed may be read
         images, inputs_sha256, in_shard = write_inputs(folder, names, request.shard_images, workers)
         if not images:
             raise UsageError(f"no image in {', '.join(sources)}", hint="check the spelling")
-        if outside.count:
-            what = "names that lead out of the folder of their list"
-            note(f"{what}: {outside.count:,}, such as {outside.first}")
+        for words in filter(None, (outside.words, left_out.words)):
+            note(words)
         bundle, reason = _bundle(request, sample_inputs(folder, images, in_shard), urls)
         opened = open_for(bundle, request.engine or "auto", request.precision or "auto", threads=1)
         plan = Plan(
@@ -174,6 +177,12 @@ class _Outside:
     def add(self, name: str) -> None:
         self.count += 1
         self.first = self.first or name
+
+    @property
+    def words(self) -> str:
+        """In one line; empty where there is none."""
+        what = f"names that lead out of the folder of their list: {self.count:,}"
+        return f"{what}, such as {self.first}" if self.count else ""
 
 
 def _bundle(request: Request, samples: Sequence[str], urls: UrlRule) -> tuple[Bundle, str]:

@@ -17,6 +17,7 @@ from leukoscope.cli.console import (
     print_table,
     progress_bars,
     say,
+    tell_left_out,
 )
 from leukoscope.cli.data_notes import tell_unused_classes
 from leukoscope.cli.options import (
@@ -157,6 +158,7 @@ def count(
             um_per_px=um_per_px, scale_bar_um=scale_bar_um,
         )  # fmt: skip
         material = _material(named, patients, truth, layout, class_map(class_names), target)
+        tell_left_out(material.inputs.left_out.words)
         with progress_bars("images") as show:
             asked = wanted(predictor.class_names, show)
             result, cells = make_counts(predictor, material, asked)

@@ -19,6 +19,7 @@ from leukoscope.cli.console import (
     print_table,
     progress_bars,
     say,
+    tell_left_out,
 )
 from leukoscope.core.errors import UsageError
 from leukoscope.core.views import plural
@@ -158,7 +159,7 @@ def _explain_images(
     as_json: bool,
 ) -> int:  # fmt: skip
     """Draw heat maps of the named images, or of test images chosen by rule."""
-    from leukoscope.runtime.input_files import expand_inputs
+    from leukoscope.runtime.input_files import Inputs
     from leukoscope.runtime.prediction import Failure
     from leukoscope.study.explanations import (
         choose_subjects,
@@ -168,7 +169,9 @@ def _explain_images(
     )
     from leukoscope.study.explanations import explain as explain_images
 
-    expanded = list(expand_inputs(images))
+    named = Inputs(images)
+    expanded = list(named)
+    tell_left_out(named.left_out.words)
     failures = [item for item in expanded if isinstance(item, Failure)]
     files = [item for item in expanded if isinstance(item, Path)]
     subjects = name_subjects(sources[0], files) if images else choose_subjects(sources[0], count)

@@ -18,6 +18,7 @@ from leukoscope.cli.console import (
     print_json,
     progress_bars,
     say,
+    tell_left_out,
 )
 from leukoscope.cli.options import (
     AuditLogOption,
@@ -114,6 +115,7 @@ def predict(
     total, samples = sources.survey(SAMPLES)
     if total == 0:
         raise UsageError(f"{', '.join(images)}: no image in it, so there is nothing to predict")
+    tell_left_out(sources.left_out.words)
     load = partial(
         load_bundle, engine=engine, precision=precision, bulk=True,
         similar=similar, whole=whole, um_per_px=um_per_px, scale_bar_um=scale_bar_um,
