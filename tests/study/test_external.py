@@ -99,6 +99,22 @@ def test_internal_and_external_stand_side_by_side(run: Path) -> None:
     assert by_protocol["cohort"]["group_unit"] == "patient"
 
 
+def test_a_bundle_is_measured_as_its_report_prints_it(
+    run: Path, data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`leukoscope evaluate BUNDLE DATA`, without a folder; a second one replaces nothing."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["evaluate", str(run / "bundle"), str(data[1])]
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == 3, done.output
+    before = (tmp_path / "external/metrics.json").read_bytes()
+    again = runner.invoke(app, arguments)
+    assert again.exit_code == 2
+    assert "external is there already" in again.output
+    assert (tmp_path / "external/metrics.json").read_bytes() == before
+    assert runner.invoke(app, [*arguments, "--out", "external"]).exit_code == 3
+
+
 def test_nothing_of_the_other_data_goes_into_the_bundle(run: Path) -> None:
     from leukoscope.core.run_folder import RunFolder
     from leukoscope.study.bundling import export_bundle

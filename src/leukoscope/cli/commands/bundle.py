@@ -12,6 +12,7 @@ from leukoscope.cli.console import (
     DISCLAIMER,
     command,
     console,
+    given_options,
     name_unreadable,
     print_json,
     print_subgroups,
@@ -22,6 +23,7 @@ from leukoscope.cli.console import (
 )
 from leukoscope.cli.data_notes import tell_unused_classes
 from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
+from leukoscope.core.errors import UsageError
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import class_description, malignant_mask, role_of, without_sides
 from leukoscope.core.views import plural
@@ -43,9 +45,7 @@ BundleArgument = Annotated[Path, typer.Argument(help="The bundle's folder, e.g. 
 def register(app: typer.Typer) -> None:
     """Add the group and both commands to the program."""
     app.add_typer(bundle_app, name="bundle")
-    app.command("evaluate", epilog="Example: leukoscope evaluate run/bundle other/data --out eval")(
-        evaluate
-    )
+    app.command("evaluate", epilog="Example: leukoscope evaluate run/bundle other/data")(evaluate)
     app.command("export", epilog="Example: leukoscope export run --out bundle")(export)
 
 
@@ -351,9 +351,12 @@ def _triple(values: tuple[float, float, float]) -> str:
 
 @command
 def evaluate(
+    context: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="The model's folder.")],
     data: opt.DataArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for predictions and metrics.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for predictions and metrics.")
+    ] = Path("external"),
     layout: opt.LayoutOption = "auto",
     classes: opt.ClassOption = None,
     roles: opt.RoleOption = None,
@@ -367,6 +370,11 @@ def evaluate(
     from leukoscope.runtime.engines import one_thread_each
     from leukoscope.study.external import evaluate_bundle
 
+    if "out" not in given_options(context) and out.exists():
+        raise UsageError(
+            f"{out} is there already, from data that were evaluated before",
+            hint="name another folder with --out, or this one to write into it",
+        )
     one_thread_each()
     mapping = opt.class_map(classes)
     tell_unused_classes(data, layout, mapping, target)
