@@ -47,6 +47,28 @@ def test_new_writes_what_study_reads(images: Path) -> None:
     assert "is there already" in again.output
 
 
+def test_data_that_need_options_to_be_read_can_have_a_study_file(tmp_path: Path) -> None:
+    """What the refusal says to add is an option, and ends in the file."""
+    folders = ("eosinofil/p1", "monocyte/p2")
+    for name in folders:
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        (tmp_path / "cells" / name / "a.png").touch()
+    out = tmp_path / "study.toml"
+    arguments = ["new", str(tmp_path / "cells"), "--out", str(out)]
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == 1
+    assert "--class 'eosinofil=eosinophil' takes it for that class" in done.output
+    options = ["--class", "eosinofil=eosinophil", "--layout", "{class}/{patient}",
+               "--role", "eosinophil=healthy", "--unit", "patient"]  # fmt: skip
+    done = runner.invoke(app, [*arguments, *options])
+    assert done.exit_code == 0, done.output
+    assert "eosinophil (1 images)" in out.read_text()
+    assert defaults(out) == {
+        "data": str(tmp_path / "cells"), "classes": ["eosinofil=eosinophil"],
+        "layout": "{class}/{patient}", "roles": ["eosinophil=healthy"], "unit": "patient",
+    }  # fmt: skip
+
+
 def test_the_next_command_can_be_copied(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "my study (1).toml"
     done = runner.invoke(app, ["new", str(images), "--out", str(out)])

@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from leukoscope.cli import options as opt
 from leukoscope.cli.console import command, given_options, say
+from leukoscope.cli.data_notes import tell_unused_classes
 from leukoscope.cli.parameters import CommandParameter, parameters_of
 from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
 from leukoscope.core.program import typed
@@ -79,11 +80,16 @@ def new(
         "study.toml"
     ),
     recipe: opt.RecipeOption = None,
+    unit: opt.UnitOption = "image",
     protocol: opt.ProtocolOption = None,
+    layout: opt.LayoutOption = "auto",
+    classes: opt.ClassOption = None,
+    roles: opt.RoleOption = None,
+    target: opt.TargetOption = "",
 ) -> None:
     """Write a commented study file to edit, commit and run.
 
-    `leukoscope study --config FILE` runs it.
+    `leukoscope study --config FILE` runs it. Options that are given stand in it.
     """
     from leukoscope.config.loading import load_recipe
     from leukoscope.core.files import write_text
@@ -93,8 +99,15 @@ def new(
         raise UsageError(f"{out} is there already", hint="name another file with --out")
     for name in recipe or ():
         load_recipe(name)
-    found = inspect_dataset(data)
-    chosen = {"recipe": recipe, "protocol": protocol}
+    mapping = opt.class_map(classes)
+    tell_unused_classes(data, layout, mapping, target)
+    found = inspect_dataset(
+        data, layout=layout, class_map=mapping, target=target, roles=opt.roles(roles)
+    )
+    chosen = {
+        "recipe": recipe, "protocol": protocol, "class": classes, "role": roles, "target": target,
+        "layout": layout if layout != "auto" else "", "unit": unit if unit != "image" else "",
+    }  # fmt: skip
     given: dict[str, object] = {key: value for key, value in chosen.items() if value}
     given["data"] = os.path.relpath(data.expanduser().resolve(), out.resolve().parent)
     shown = ", ".join(f"{row.name} ({row.images:,} images)" for row in found.classes)
