@@ -27,6 +27,7 @@ from leukoscope.analyses.tuning.search import (
 )
 from leukoscope.cli.main import app
 from leukoscope.config.loading import load_recipe
+from leukoscope.config.training import LinearHeadTraining
 from leukoscope.config.tuning_space import TuneConfig, load_tune_config, parse_search
 from leukoscope.core.errors import (
     ConfigError,
@@ -121,6 +122,20 @@ def test_a_linear_head_is_fitted_by_all_that_its_training_says(
     run_tune(tune_config(study, space, sampler="grid"), tmp_path / "out", trials=2)
     free, held = (np.load(path) for path in sorted((tmp_path / "out/trials").glob("*/probs.npy")))
     assert np.abs(free - held).max() > 0.001
+
+
+@pytest.mark.usefixtures("no_audit")
+def test_a_recipe_has_a_value_once_all_its_penalties_were_tried(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    config = linear(phantoms)
+    assert isinstance(config.recipe.training, LinearHeadTraining)
+    there = len(config.recipe.training.c_grid)
+    first = run_tune(config, tmp_path / "out", trials=1).summary
+    assert (first.own, first.penalties) == (None, (1, there))
+    every = run_tune(config, tmp_path / "out", trials=there, resume=True).summary
+    assert every.penalties == (there, there)
+    assert every.own == every.best.value
 
 
 def test_the_value_is_that_of_the_kept_probabilities(tuned: TuneResult, found: Audit) -> None:

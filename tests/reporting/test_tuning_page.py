@@ -98,6 +98,22 @@ def test_a_corrected_value_that_is_better_is_not_called_a_loss(
         assert ("here chance weighs more, and corrected for the choice it is" in said) == (sign > 0)
 
 
+@pytest.mark.parametrize(
+    ("penalties", "words"),
+    [
+        ((1, 4), "Of the recipe's 4 penalties 1 was tried, so its own value is not known."),
+        ((0, 4), "Of the recipe's 4 penalties none was tried"),
+        ((3, 4), "Of the recipe's 4 penalties 3 were tried"),
+    ],
+)
+def test_a_recipe_of_which_not_all_was_tried_has_no_value(
+    penalties: tuple[int, int], words: str
+) -> None:
+    said = optimism(summary(own=None, penalties=penalties))
+    assert words in said
+    assert "as it is" not in said
+
+
 @pytest.mark.parametrize("n_val", [40, 400])
 def test_few_validation_images_are_said(n_val: int) -> None:
     assert ("--folds 5" in optimism(summary(n_val=n_val))) == (n_val == 40)

@@ -81,7 +81,10 @@ class TuningFile(StoredFile):
         storage: Where the trials are kept; empty for a journal in the folder.
         trials: State → number of trials.
         best: The trial that won.
-        own: Value of the unchanged recipe, where a trial had it.
+        own: Value of the unchanged recipe: the best of its penalties, where all were tried, or of
+            its one trial.
+        penalties: How many of the unchanged recipe's own penalties were tried, and how many there
+            are; None where no penalty was searched.
         corrected: None where the trials do not allow it.
         importances: Recipe key → share of the variance that it explains, 0–1.
         space: Recipe key → what its value was drawn from.
@@ -109,6 +112,7 @@ class TuningFile(StoredFile):
     trials: dict[TrialState, int]
     best: BestTrial
     own: float | None
+    penalties: tuple[int, int] | None = None
     corrected: CorrectedValue | None
     importances: dict[str, float]
     space: dict[str, Parameter]

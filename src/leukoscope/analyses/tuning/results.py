@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,14 @@ import numpy as np
 from leukoscope.analyses.tuning.data import TuningData, criterion_of
 from leukoscope.analyses.tuning.trials import decode
 from leukoscope.config.recipe import Recipe
+from leukoscope.config.training import LinearHeadTraining
 from leukoscope.config.tuning_results import (
     BestTrial,
     CorrectedValue,
     TrialRecord,
     TuningFile,
 )
-from leukoscope.config.tuning_space import TuneConfig, compact, resolve
+from leukoscope.config.tuning_space import WRAPPED, Space, TuneConfig, compact, resolve
 from leukoscope.core.files import write_csv, write_text
 from leukoscope.evaluation.statistics.leaderboard import CorrectedBest, corrected_best
 from leukoscope.evaluation.statistics.metrics import METRICS
@@ -129,6 +130,7 @@ def summarise(outcome: Outcome, corrected: CorrectedBest | None) -> TuningFile:
         trials={state: states.count(state) for state in dict.fromkeys(states)},
         best=BestTrial.model_validate(values),
         own=_unchanged_value(outcome),
+        penalties=own_penalties(config.recipe, config.space, outcome.rows),
         corrected=None
         if corrected is None
         else CorrectedValue(
@@ -164,11 +166,35 @@ def next_command(outcome: Outcome) -> str:
 
 
 def _unchanged_value(outcome: Outcome) -> float | None:
-    """The value of the unchanged recipe; each penalty of a linear head has a trial of its own."""
+    """The value of the unchanged recipe; each penalty of a linear head has a trial of its own.
+
+    None while one of the penalties has none: it may be the best of them.
+    """
+    penalties = own_penalties(outcome.config.recipe, outcome.config.space, outcome.rows)
+    if penalties is not None and penalties[0] < penalties[1]:
+        return None
     values = [row.value for row in outcome.complete if row.own and row.value is not None]
     if not values:
         return None
     return min(values) if outcome.minimise else max(values)
+
+
+def own_penalties(
+    recipe: Recipe, space: Space, rows: Sequence[TrialRecord]
+) -> tuple[int, int] | None:
+    """How many of the recipe's own penalties were tried, and how many there are.
+
+    A pruned trial counts: it had lost. None where no penalty is searched.
+    """
+    searched = [key for key in WRAPPED if key in space]
+    if not searched or not isinstance(recipe.training, LinearHeadTraining):
+        return None
+    tried = {
+        tuple(row.labels[key] for key in searched)
+        for row in rows
+        if row.own and row.state in ("complete", "pruned")
+    }
+    return len(tried), len(set(recipe.training.c_grid))
 
 
 def _corrected(outcome: Outcome) -> CorrectedBest | None:

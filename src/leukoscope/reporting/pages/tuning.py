@@ -113,6 +113,12 @@ def optimism(summary: TuningFile) -> str:
             )
     if summary.own is not None:
         sentences.append(f"The recipe as it is has {summary.own:.4f}.")
+    elif summary.penalties is not None and summary.penalties[0] < summary.penalties[1]:
+        tried, there = summary.penalties
+        sentences.append(
+            f"Of the recipe's {plural(there, 'penalty', 'penalties')} {tried or 'none'} "
+            f"{'was' if tried < 2 else 'were'} tried, so its own value is not known."
+        )
     few = summary.n_val
     if few < FEW_IMAGES:
         sentences.append(
