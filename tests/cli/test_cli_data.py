@@ -79,6 +79,24 @@ def test_splits_of_a_study_are_not_replaced(smears: Path, tmp_path: Path) -> Non
     assert not splits.exists()
 
 
+def test_no_table_is_written_where_no_fold_is_made(smears: Path, tmp_path: Path) -> None:
+    for path in sorted(smears.rglob("*.png")):  # classes without patients
+        place = tmp_path / "plain" / path.parent.name / f"{'_'.join(path.parts[-4:-2])}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    out = tmp_path / "splits.csv"
+    words = ["data", "split", str(tmp_path / "plain"), "--out", str(out), "-p", "grouped"]
+    done = CliRunner().invoke(app, words, terminal_width=200)
+    assert done.exit_code == 1
+    said = " ".join(done.output.split())
+    assert "error: no folds were made: grouped does not apply, the images have no patient" in said
+    assert not out.exists()
+    done = CliRunner().invoke(app, [*words, "-p", "random"], terminal_width=200)
+    assert done.exit_code == 0, done.output
+    assert "grouped does not apply: the images have no patient ids" in done.output
+    assert "5 folds of random" in done.output
+
+
 def test_a_pattern_chooses_the_class(smears: Path) -> None:
     found = json.loads(run("inspect", str(smears), "--layout", "{patient}/{class}/*", "--json"))
     assert [row["name"] for row in found["classes"]] == ["smear_1", "smear_2"]

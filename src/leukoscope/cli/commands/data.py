@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from leukoscope.core.records import Manifest
     from leukoscope.datasets.frozen_passports import SavedSplits
     from leukoscope.datasets.layouts.inspection import Inspection
+    from leukoscope.pipeline.folds import ProtocolPlan
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -172,7 +173,6 @@ def split(
 ) -> int:
     """Audit, then write leak-free splits that others can rebuild by SHA-256."""
     from leukoscope.core.errors import UsageError
-    from leukoscope.core.records import save_folds
     from leukoscope.core.run_folder import refuse_study
     from leukoscope.pipeline.folds import plan_protocols
     from leukoscope.study.options import study_config
@@ -205,11 +205,26 @@ def split(
     if reuse is not None:
         return _reuse_splits(reuse, out, found.manifest, protocol, config.splits)
     plan = plan_protocols(found.manifest, found, config)
-    save_folds(out, plan.folds, found.manifest)
+    return _save_plan(out, plan, found.manifest)
+
+
+def _save_plan(out: Path, plan: ProtocolPlan, manifest: Manifest) -> int:
+    """Write the folds that could be made, and say which could not; gives the exit code.
+
+    Raises:
+        DataError: None could.
+    """
+    from leukoscope.core.errors import DataError
+    from leukoscope.core.records import save_folds
+
+    if not plan.folds:
+        why = "; ".join(f"{r['protocol']} does not apply, {r['reason']}" for r in plan.inapplicable)
+        raise DataError(f"no folds were made: {why}", hint="name another protocol with -p")
+    save_folds(out, plan.folds, manifest)
     for row in plan.inapplicable:
         say(f"{row['protocol']} does not apply: {row['reason']}", err=True)
-    say(f"{plural(len(plan.folds), 'fold')} of {', '.join(plan.names) or 'no protocol'}: {out}")
-    return name_unreadable(found.manifest.unreadable) if plan.folds else 1
+    say(f"{plural(len(plan.folds), 'fold')} of {', '.join(plan.names)}: {out}")
+    return name_unreadable(manifest.unreadable)
 
 
 def _reuse_splits(
