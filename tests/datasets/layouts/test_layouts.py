@@ -488,6 +488,17 @@ def test_a_path_that_is_no_folder(tmp_path: Path) -> None:
         inspect_dataset(tmp_path / "a.zip")
 
 
+def test_one_class_folder_is_said_to_be_one(tmp_path: Path, put: Put) -> None:
+    put(tmp_path / "a" / "1.png")
+    words = r"only one class folder, a \(1 image\): a study needs two or more"
+    with pytest.raises(LayoutError, match=words) as caught:
+        load_dataset(tmp_path)
+    assert "put the images of each class into a folder of its name" in caught.value.hint
+    put(tmp_path / "2.png")
+    with pytest.raises(LayoutError, match="no known layout"):
+        load_dataset(tmp_path)
+
+
 def test_a_layout_that_does_not_fit(tmp_path: Path, put: Put) -> None:
     four_classes(tmp_path, put)
     with pytest.raises(

@@ -347,14 +347,25 @@ def _recognise(listing: Listing, layout: str, class_map: ClassMap) -> tuple[str,
     for name, candidate in LAYOUTS.items():
         if candidate.automatic and (why := candidate.recognise(listing, class_map)):
             return name, why
+    found = _only_folder(listing) or f"no known layout; found {_found(listing)}"
     raise LayoutError(
-        f"{listing.root}: no known layout; found {_found(listing)}",
+        f"{listing.root}: {found}",
         hint=(
             "put the images of each class into a folder of its name; or say which folder is what "
             f"with --layout '{{class}}/{{patient}}'; or write a {MANIFEST_NAME} with the columns "
             "path,label"
         ),
     )
+
+
+def _only_folder(listing: Listing) -> str:
+    """What is missing where all images lie in one folder, of no known name."""
+    folders = Counter(n.rpartition("/")[0] for n in listing.files if is_image_name(n))
+    ((name, n), *others) = [*folders.items(), ("", 0)]
+    if len(others) > 1 or not name or "/" in name:
+        return ""
+    images = "1 image" if n == 1 else f"{n:,} images"
+    return f"only one class folder, {name} ({images}): a study needs two or more"
 
 
 def _found(listing: Listing) -> str:
