@@ -83,6 +83,7 @@ DESCRIBING_COLUMNS = ("cohort", "site", "session", "cell_type", "diagnosis")
 """Columns that say something of an image beside its label, and that the user may name as label."""
 
 _OF_CLASSES = "role"  # a column that says what a class is, not what an image or patient is
+_NAMED = 3  # files in a message
 _LATER_COLUMNS = set(DESCRIBING_COLUMNS)  # manifests of older runs lack them
 _TEXTS = tuple(name for name in MANIFEST_COLUMNS if name not in ("width", "height"))
 
@@ -178,6 +179,21 @@ class Manifest:
     def unreadable(self) -> tuple[tuple[str, str], ...]:
         """Path and reason of each file that could not be read."""
         return tuple((r.path, r.reason) for r in self.images if r.status == "quarantined")
+
+    def none_usable(self, place: Path | str | None = None) -> DataError:
+        """The error of a data set without a usable image: its first files, with their reasons.
+
+        Args:
+            place: As the user named it; by default the folder.
+        """
+        lost = [f"{r.path} ({r.reason})" for r in self.images if r.status != "ok"]
+        n, more = len(self.images), len(lost) - _NAMED
+        what = "its one file cannot" if n == 1 else f"none of its {n:,} files can"
+        named = ", ".join(lost[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+        return DataError(
+            f"{self.root if place is None else place}: {what} be used: {named}",
+            hint="put readable images there; `leukoscope data inspect` says what class each gets",
+        )
 
     def with_images(self, images: Iterable[ImageRecord]) -> Manifest:
         """The same data set with other records."""

@@ -99,7 +99,7 @@ def evaluate_bundle(
     predictor = load_bundle(bundle, bulk=True)
     manifest = load_dataset(data, layout=layout, class_map=class_map, target=target)
     if not manifest.usable:
-        raise DataError(f"{data}: no usable image", hint="see `leukoscope data inspect`")
+        raise manifest.none_usable(data)
     manifest = _with_units(manifest, listener)
     stated = named_roles(roles or {})
     check_roles(stated, {*predictor.class_names, *manifest.class_names})

@@ -15,7 +15,6 @@ import numpy as np
 from leukoscope.config.guarantees import fewest_for
 from leukoscope.config.recipe import GradientTraining, LinearHeadTraining, Recipe
 from leukoscope.config.study import DEGRADED, StudyConfig
-from leukoscope.core.errors import DataError
 from leukoscope.core.labels import check_roles
 from leukoscope.core.records import Manifest
 from leukoscope.core.views import plural
@@ -100,7 +99,7 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
     )
     n = len(manifest.usable)
     if n == 0:
-        raise DataError(f"{config.data.path}: no usable image")
+        raise manifest.none_usable(config.data.path)
     rows = study_rows(manifest, config)
     check_two_classes(manifest)
     check_external_data(config, manifest.class_names)

@@ -240,10 +240,7 @@ def audited(config: StudyConfig, listener: Listener) -> Audit:
     """
     manifest = read_data(config, listener)
     if not manifest.usable:
-        raise DataError(
-            f"{config.data.path}: none of its {len(manifest.images)} files can be used",
-            hint="see `leukoscope data inspect` for what was expected",
-        )
+        raise manifest.none_usable(config.data.path)
     if config.unit == "patient":
         Patients.of(manifest)  # refused now, not after minutes of audit
     if not config.external:  # else see check_external

@@ -272,7 +272,13 @@ def test_groups_and_sessions_of_a_manifest_are_respected(
 def test_a_data_set_without_usable_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "Pro").mkdir()
     (tmp_path / "Pro" / "a.png").write_bytes(b"")
-    with pytest.raises(DataError, match="none of its 1 files can be used"):
+    words = r"its one file cannot be used: Pro/a.png \(empty: "
+    with pytest.raises(DataError, match=words):
+        audit(load_dataset(tmp_path))
+    for name in "bcde":
+        (tmp_path / "Pro" / f"{name}.png").write_bytes(b"no image")
+    words = r"none of its 5 files can be used: Pro/a.png .*, Pro/b.png .*, Pro/c.png .* and 2 more"
+    with pytest.raises(DataError, match=words):
         audit(load_dataset(tmp_path))
 
 

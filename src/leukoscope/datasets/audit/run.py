@@ -129,10 +129,7 @@ def audit(
         key=lambda r: (r.sha256, r.image_id),
     )
     if not any(record.status == "ok" for record in records):
-        raise DataError(
-            f"{manifest.root}: none of its {len(manifest.images)} files can be used",
-            hint="see `leukoscope data inspect`",
-        )
+        raise manifest.none_usable()
     total = 2 * len(records)
     paths = [manifest.path_of(record) for record in records]
     measures = measure_images(paths, threads=threads, progress=_part(progress, 0, total))
