@@ -35,8 +35,16 @@ def test_the_classes_that_both_have_are_compared_and_the_others_named() -> None:
     table, kept, warnings = compared(BUNDLE, ["aml", "hairy_cell", "aml", "cml"])
     assert table.class_names == BUNDLE
     assert [record.label for record in kept] == ["aml", "aml"]
-    assert "2 images of cml, hairy_cell left out: unknown to the bundle" in warnings
+    cure = "--class NAME=CLASS counts those that the bundle calls otherwise"
+    assert f"2 images of cml, hairy_cell left out: unknown to the bundle; {cure}" in warnings
     assert "only aml could be compared: the data has no images of apl" in warnings
+
+
+def test_a_class_of_nearly_the_same_name_is_proposed() -> None:
+    _, _, warnings = compared(("lymph", "monos"), ["lymph", "monocyte"])
+    assert any("; --class monocyte=monos counts them, if they" in text for text in warnings)
+    _, _, warnings = compared(("lymph", "monos"), ["lymph", "monos", "monocyte"])
+    assert warnings == ["1 images of monocyte left out: unknown to the bundle"]
 
 
 def test_all_beside_its_stages_does_not_stop_what_can_be_compared() -> None:

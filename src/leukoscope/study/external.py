@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -220,6 +221,26 @@ def _of_patients(
     return found
 
 
+def _cure(unknown: Sequence[str], class_names: Sequence[str], labels: Collection[str]) -> str:
+    """That the bundle does not know classes, and what to type where it has them by another name.
+
+    >>> _cure(["monocyte"], ["lymph", "monos"], ["lymph", "monocyte"])
+    'unknown to the bundle; --class monocyte=monos counts them, if they are the same'
+    >>> _cure(["cat"], ["lymph", "monos"], ["cat"])
+    'unknown to the bundle; --class NAME=CLASS counts those that the bundle calls otherwise'
+    >>> _cure(["cat"], ["lymph"], ["cat", "lymph"])
+    'unknown to the bundle'
+    """
+    free = [name for name in class_names if name not in labels]
+    said = "unknown to the bundle"
+    if not free:
+        return said
+    for name in unknown:
+        if near := difflib.get_close_matches(name, free, n=1):
+            return f"{said}; --class {name}={near[0]} counts them, if they are the same"
+    return f"{said}; --class NAME=CLASS counts those that the bundle calls otherwise"
+
+
 def _table(
     class_names: tuple[str, ...],
     roles: Roles,
@@ -260,7 +281,8 @@ def _table(
                       if label not in names})  # fmt: skip
     if unknown:
         dropped = len(truth) - len(keep)
-        why = "unknown to the bundle" if way == "class" else "their role is not stated (--role)"
+        cure = _cure(unknown, class_names, labels)
+        why = cure if way == "class" else "their role is not stated (--role)"
         warnings.append(f"{dropped} {rows} of {', '.join(unknown)} left out: {why}")
     missing = [name for name in class_names if name not in labels]
     if unknown and missing and way == "class":

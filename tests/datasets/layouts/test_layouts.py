@@ -499,6 +499,21 @@ def test_one_class_folder_is_said_to_be_one(tmp_path: Path, put: Put) -> None:
         load_dataset(tmp_path)
 
 
+def test_a_mapped_name_that_is_not_there_is_said_beside_another_fault(
+    tmp_path: Path, put: Put
+) -> None:
+    words = r"misspelt; --class names 'mono', which is no class name of this data"
+    put(tmp_path / "eosinofil" / "1.png")
+    put(tmp_path / "monos" / "2.png")
+    with pytest.raises(LayoutError, match=words):
+        load_dataset(tmp_path, class_map={"mono": "monocyte"})
+    with pytest.raises(LayoutError, match=r"misspelt\n"):
+        load_dataset(tmp_path, class_map={"monos": "monocyte"})
+    put(tmp_path / "one" / "a" / "3.png")
+    with pytest.raises(LayoutError, match=r"two or more; --class names 'b', which is no class"):
+        load_dataset(tmp_path / "one", class_map={"b": "monocyte"})
+
+
 def test_a_layout_that_does_not_fit(tmp_path: Path, put: Put) -> None:
     four_classes(tmp_path, put)
     with pytest.raises(

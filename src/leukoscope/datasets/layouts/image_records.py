@@ -233,8 +233,9 @@ def _ask_about_misspellings(
     line = f", line {placement.lines[first]}" if first in placement.lines else ""
     shown = ", ".join(f"{name!r} ({one}?)" for name, one in close.items())
     mapped = " ".join(f"--class '{name}={one}'" for name, one in close.items())
+    unused = "".join(f"; {unused_note(given)}" for given in _unused(class_map, names, placement))
     raise LayoutError(
-        f"{source}{line}: {shown} looks like a known class, misspelt",
+        f"{source}{line}: {shown} looks like a known class, misspelt{unused}",
         hint=f"{mapped} takes it for that class, --class '{first}={first}' keeps it as a class of "
         "its own",
     )

@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from leukoscope.core.errors import LayoutError, UnknownNameError
 from leukoscope.core.known_classes import Role
-from leukoscope.core.labels import check_roles
+from leukoscope.core.labels import check_roles, open_name
 from leukoscope.core.records import Manifest
 from leukoscope.core.tables import has_columns
 from leukoscope.datasets.layouts.folder_levels import is_pattern, parse_pattern, read_folders
@@ -21,6 +21,7 @@ from leukoscope.datasets.layouts.image_records import (
     column_roles,
     name_classes,
     read_records,
+    unused_note,
 )
 from leukoscope.datasets.layouts.published import (
     find_annotations,
@@ -348,6 +349,9 @@ def _recognise(listing: Listing, layout: str, class_map: ClassMap) -> tuple[str,
         if candidate.automatic and (why := candidate.recognise(listing, class_map)):
             return name, why
     found = _only_folder(listing) or f"no known layout; found {_found(listing)}"
+    folders = {open_name(step) for name in listing.files for step in name.split("/")[:-1]}
+    lost = [given for given in class_map if open_name(given) not in folders]
+    found += "".join(f"; {unused_note(given)}" for given in lost)
     raise LayoutError(
         f"{listing.root}: {found}",
         hint=(
