@@ -316,7 +316,8 @@ def test_folders_and_options_that_do_not_fit_are_refused(
     run_tune(gradient(phantoms), out, trials=1)
     with pytest.raises(UsageError, match="already holds a tuning"):
         run_tune(gradient(phantoms), out, trials=1)
-    with pytest.raises(ConfigError, match="differs from the options"):
+    words = r"differs from the options given: folds is 1 there, 2 given\n"
+    with pytest.raises(ConfigError, match=words):
         run_tune(gradient(phantoms, folds=2), out, trials=1, resume=True)
     (tmp_path / "mine.txt").write_text("thesis")
     with pytest.raises(UsageError, match="holds no tuning"):

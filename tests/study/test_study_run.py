@@ -401,8 +401,12 @@ def test_the_folder_of_another_study_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match="already holds a study"):
         run_study(phantoms, result.run.path, **OPTIONS)
-    with pytest.raises(ConfigError, match="differs from the options"):
-        run_study(phantoms, result.run.path, resume=True, folds=3)
+    words = r"differs from the options given: splits\.folds is \d there, 3 given\n"
+    with pytest.raises(ConfigError, match=words):
+        run_study(phantoms, result.run.path, resume=True, **{**OPTIONS, "folds": 3})
+    words = r"size_px is 64 there, 336 given; protocols is random, grouped.*; and \d more"
+    with pytest.raises(ConfigError, match=words):
+        run_study(phantoms, result.run.path, resume=True, folds=3, seed=1)
     (tmp_path / "mine.txt").write_text("thesis")
     with pytest.raises(UsageError, match="not empty and holds no study"):
         run_study(phantoms, tmp_path, **OPTIONS)

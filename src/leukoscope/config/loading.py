@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 
-from leukoscope.config.base import validate
+from leukoscope.config.base import Strict, validate
 from leukoscope.config.recipe import Recipe
 from leukoscope.config.study import StudyConfig
 from leukoscope.core.errors import ConfigError, UnknownNameError
 from leukoscope.core.files import write_text
+
+_NAMED, _LONGEST = 3, 60  # keys in a message, letters of a value in it
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -57,6 +59,47 @@ def save_study_config(path: Path, config: StudyConfig) -> None:
     import tomli_w
 
     write_text(path, tomli_w.dumps(config.model_dump(mode="json")))
+
+
+def differs(path: Path, kept: Strict, given: Strict, hint: str) -> ConfigError:
+    """The error of a folder that is resumed with another configuration: what differs.
+
+    Args:
+        path: Of the configuration that the folder keeps.
+        kept: That configuration.
+        given: What the options say.
+        hint: What to do.
+    """
+    there, here = (_leaves("", config.model_dump(mode="json")) for config in (kept, given))
+    other = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    keys = [key for key in other if not any(key.startswith(f"{outer}.") for outer in other)]
+    shown = [
+        f"{key} is {_short(there.get(key))} there, {_short(here.get(key))} given"
+        for key in keys[:_NAMED]
+    ]
+    more = f"; and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return ConfigError(
+        f"{path} differs from the options given: {'; '.join(shown)}{more}", hint=hint
+    )
+
+
+def _leaves(key: str, value: object) -> dict[str, object]:
+    """Dotted key → value; of recipes, which are lists of tables with names, also their names."""
+    if isinstance(value, dict):
+        inside = [_leaves(f"{key}.{name}" if key else str(name), x) for name, x in value.items()]
+        return {name: x for found in inside for name, x in found.items()}
+    tables = value if isinstance(value, list) else []
+    if tables and all(isinstance(x, dict) and "name" in x for x in tables):
+        by_name = {str(x["name"]): x for x in tables}
+        return {key: ", ".join(by_name)} | _leaves(key, by_name)
+    return {key: value}
+
+
+def _short(value: object) -> str:
+    if value is None or value in ("", [], {}):
+        return "not set"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def apply_overrides(values: Mapping[str, object], overrides: Iterable[str]) -> dict[str, object]:

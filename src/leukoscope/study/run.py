@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from leukoscope.config.loading import (
+    differs,
     load_study_config,
     save_study_config,
 )
 from leukoscope.config.metrics.file import StudyMetrics, study_metrics
 from leukoscope.config.study import StudyConfig
-from leukoscope.core.errors import ConfigError, DataError, MissingExtraError, UsageError
+from leukoscope.core.errors import DataError, MissingExtraError, UsageError
 from leukoscope.core.files import write_json
 from leukoscope.core.labels import check_roles
 from leukoscope.core.patients import Patients
@@ -261,11 +262,9 @@ def _open_folder(run: RunFolder, config: StudyConfig, resume: bool) -> None:
         for path in (run.manifest, run.passport, run.config):  # the last says whose these are
             path.unlink(missing_ok=True)
     resumed = resumes(run.config, "study", resume=resume, hint="add --resume to go on with it")
-    if resumed and load_study_config(run.config) != config:
-        raise ConfigError(
-            f"{run.config} differs from the options given",
-            hint="resume with the data and --out alone, or name a new folder with --out",
-        )
+    if resumed and (kept := load_study_config(run.config)) != config:
+        hint = "resume with the data and --out alone, or name a new folder with --out"
+        raise differs(run.config, kept, config, hint)
     run.path.mkdir(parents=True, exist_ok=True)
     save_study_config(run.config, config)
 

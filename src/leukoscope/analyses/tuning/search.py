@@ -38,7 +38,7 @@ from leukoscope.analyses.tuning.trials import (
     shown_storage,
 )
 from leukoscope.config.base import validate
-from leukoscope.config.loading import load_recipe, save_study_config
+from leukoscope.config.loading import differs, load_recipe, save_study_config
 from leukoscope.config.recipe import GradientTraining
 from leukoscope.config.study import StudyConfig
 from leukoscope.config.tuning_results import TrialRecord, TuningFile
@@ -375,12 +375,12 @@ def _open_folder(out: Path, config: TuneConfig, resume: bool) -> None:
     path = out / CONFIG
     how = "add --resume to go on with it or to join it"
     resumed = resumes(path, "tuning", resume=resume, hint=how)
-    if resumed and load_tune_config(path) != config:
-        raise ConfigError(
-            f"{path} differs from the options given",
-            hint="resume with --out (and --trials, --timeout, --storage) alone, or name a new "
-            "folder with --out",
+    if resumed and (kept := load_tune_config(path)) != config:
+        hint = (
+            "resume with --out (and --trials, --timeout, --storage) alone, or name a new folder "
+            "with --out"
         )
+        raise differs(path, kept, config, hint)
     if not resumed:
         save_tune_config(path, config)
 
