@@ -271,6 +271,16 @@ def test_a_table_beside_the_cells_is_no_cell(smears: Path, bundle: Path, tmp_pat
     assert "cells.csv: expected an image, found text" in named.output
 
 
+def test_patients_without_a_cell_are_not_left_out_of_the_headline(
+    smears: Path, bundle: Path, tmp_path: Path
+) -> None:
+    (smears / "C").mkdir()
+    (smears / "A/black.png").rename(smears / "C/black.png")  # rejected: no cell counts
+    run(smears, "-b", bundle, "--out", tmp_path / "o", "--no-sheets", code=3)
+    page = " ".join((tmp_path / "o/counts.html").read_text().split())
+    assert "of 3 patients. 1 patient had no cell to count. A patient is above" in page
+
+
 def test_a_sheet_saves_what_count_reads(smears: Path, bundle: Path, tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next((p for name in ("chromium", "google-chrome") if (p := shutil.which(name))), None)

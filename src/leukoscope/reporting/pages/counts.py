@@ -114,11 +114,13 @@ def _headline(result: CountsFile) -> Headline:
         return Headline("inconclusive", "Result", "→", words)
     calls = [one.blasts.call for one in patients if one.blasts is not None]
     threshold = f"{100 * result.blast_threshold:g} %"
+    empty = calls.count("no cells")
+    without = f" {plural(empty, 'patient')} had no cell to count." if empty else ""
     words = (
         f"Blasts ({', '.join(blasts)}) against {threshold}: above in {calls.count('above')}, "
         f"below in {calls.count('below')}, uncertain in {calls.count('cannot be told')} of "
-        f"{plural(len(patients), 'patient')}. A patient is above or below only if the whole 95 % "
-        "interval is."
+        f"{plural(len(patients), 'patient')}.{without} A patient is above or below only if the "
+        "whole 95 % interval is."
     )
     return Headline("inconclusive", "Result", "→", words)
 
