@@ -317,6 +317,10 @@ def test_the_command_says_what_it_found(run: RunFolder) -> None:
     done = CliRunner().invoke(app, ["relabel", str(run.path)])
     assert done.exit_code == 0, done.output
     assert "conflicting pairs    1" in done.stdout
+    shown = re.findall(r"(\d+)(?: more)? in queue$", done.stdout, re.MULTILINE)
+    total = re.search(r"^queue (\d+) images", done.stdout, re.MULTILINE)
+    assert total is not None
+    assert sum(map(int, shown)) == int(total[1]) > 0  # the lists add up
     half = CliRunner().invoke(app, ["relabel", str(run.path), "--apply", "c.csv"])
     assert half.exit_code == 2
 

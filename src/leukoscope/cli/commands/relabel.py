@@ -24,7 +24,7 @@ from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.analyses.corrections import Provenance
-    from leukoscope.config.relabel_queue import Queue
+    from leukoscope.config.relabel_queue import ListName, Queue
 
 
 def register(app: typer.Typer) -> None:
@@ -93,9 +93,13 @@ def _print_queue(queue: Queue, page: Path) -> None:
         f"conflicting pairs    {found.conflicts}",
         markup=False,
     )
-    lists = ((queue.lists["uncertain"], "least certain"), (queue.lists["ood"], "unlike the others"))
-    for entry, title in lists:
-        text = f"none: {entry.absent}" if entry.absent else f"{entry.shown} more in queue"
+    titles: dict[ListName, str] = {
+        "label": "doubtful labels", "uncertain": "least certain", "ood": "unlike the others",
+    }  # fmt: skip
+    for name, title in titles.items():  # what is shown adds up to the queue
+        entry = queue.lists[name]
+        more = "" if name == "label" else " more"
+        text = f"none: {entry.absent}" if entry.absent else f"{entry.shown}{more} in queue"
         out.print(f"{title:20s} {text}", markup=False)
     say(f"\nqueue {plural(len(queue.rows), 'image')}\npage  {page}\n{DISCLAIMER}")
 
