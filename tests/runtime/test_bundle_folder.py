@@ -6,12 +6,20 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from typer.testing import CliRunner
 
+from leukoscope.cli.commands.bundle import _envelope
 from leukoscope.cli.main import app
-from leukoscope.config.bundle import ConfusionsFile, DistanceLimit, PatientLimits, PatientModel
+from leukoscope.config.bundle import (
+    BundleRecord,
+    ConfusionsFile,
+    DistanceLimit,
+    PatientLimits,
+    PatientModel,
+)
 from leukoscope.core.errors import BundleError
 from leukoscope.reporting.bundle_card import patient_facts, render_bundle_card
 from leukoscope.runtime.found_bundles import find_bundles
@@ -114,3 +122,13 @@ def test_a_model_of_images_says_how_a_patient_is_answered_and_counted(
     known = ConfusionsFile(protocol="grouped", unit="patient", n_units=25, n=1400)
     found = dict(patient_facts(tiny.record(confusions=known)))
     assert "1,400 images of 25 patients held out (grouped)" in found["counts of cells"]
+
+
+def test_a_model_of_patients_has_no_envelope_to_measure() -> None:
+    """`robustness` refuses patients, so that its name would be of no use."""
+    of_patients = SimpleNamespace(envelope=None, patient=object())
+    assert _envelope(cast(BundleRecord, of_patients)) == [
+        ("envelope", "does not apply to a model of patients")
+    ]
+    of_images = SimpleNamespace(envelope=None, patient=None)
+    assert "robustness RUN" in _envelope(cast(BundleRecord, of_images))[0][1]

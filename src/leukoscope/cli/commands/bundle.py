@@ -329,6 +329,8 @@ def _point(record: BundleRecord) -> str:
 def _envelope(record: BundleRecord) -> list[tuple[str, str]]:
     """The severities that the model tolerates, one line per corruption."""
     found = record.envelope
+    if found is None and record.patient is not None:
+        return [("envelope", "does not apply to a model of patients")]
     if found is None:
         return [("envelope", "not measured; `leukoscope robustness RUN` does")]
     lines = [
