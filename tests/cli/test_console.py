@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from leukoscope.cli import console as shared
-from leukoscope.cli.console import Styled, command, console, print_json, say
+from leukoscope.cli.console import Styled, command, console, print_json, print_table, say
 
 CLIPBOARD = "\x1b]52;c;Y3VybA==\x07"
 
@@ -111,3 +111,14 @@ def test_a_place_that_cannot_be_written_is_no_fault_of_ours(
     assert f"out/metrics.json: cannot be used, {what}" in said
     assert hint in said
     assert "fault of Leukoscope" not in said
+
+
+def test_only_the_name_of_a_row_is_wrapped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    value, name = "0.642 (0.444–0.801) †", "a-recipe-whose-name-is-far-too-long-for-this-table"
+    print_table(("model", "n", "accuracy", "F1"), [(name, "480", value, value)], width=80)
+    first, second = capsys.readouterr().out.splitlines()[1:3]
+    assert first.count(value) == 2
+    assert first.split()[0] + second.strip() == name

@@ -172,12 +172,15 @@ def print_json(value: object) -> None:
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, width: int = 0) -> None:
-    """Print rows in columns without lines, at least ``width`` characters wide if given."""
+    """Print rows in columns without lines, at least ``width`` characters wide if given.
+
+    With a width only the first column, a name, is wrapped where there is too little room.
+    """
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, no_wrap=width > 0)
+    for place, title in enumerate(titles):
+        table.add_column(title, no_wrap=width > 0 and place > 0, overflow="fold")
     unreliable = False
     for row in rows:
         table.add_row(*row)
