@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with small phantoms under the name that README uses."""
     base = tmp_path_factory.mktemp("readme")
     write_phantoms(
-        PhantomSpec(images=48, sessions=6, size_px=96, confound="stain"), base / "phantoms"
+        PhantomSpec(images=48, sessions=6, size_px=96, confound="stain"), base / "stained"
     )
     return base
 
@@ -71,7 +71,7 @@ def test_the_commands_print_what_readme_shows(at_home: Path) -> None:
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, done.output
         printed += done.output
-    assert (at_home / "run" / "report.html").is_file()
+    assert (at_home / "run-stained" / "report.html").is_file()
     labels = {shape(line).split(" ")[0] for line in printed.splitlines()}
     shown = [line for block in blocks(README, "") for line in block.splitlines()]
     shown = [line for line in shown if line.strip("… ") and not line.startswith(" ")]
@@ -82,7 +82,7 @@ def test_the_commands_print_what_readme_shows(at_home: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_study_report")
 def test_the_python_example(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    smear = next((at_home / "phantoms" / "Pro").iterdir())
+    smear = next((at_home / "stained" / "Pro").iterdir())
     (at_home / "smear.jpg").write_bytes(smear.read_bytes())
     study = leukoscope.run_study
     monkeypatch.setattr(
@@ -90,7 +90,7 @@ def test_the_python_example(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
     code = blocks(PYTHON, "python")[0]
     found: dict[str, Any] = {}
-    exec(code.replace('"IMAGES"', '"phantoms"').replace('"run', '"again'), found)
+    exec(code.replace('"IMAGES"', '"stained"').replace('"run', '"again'), found)
     assert found["answers"][0].predicted
     assert found["result"].run.bundle.is_dir()
 
