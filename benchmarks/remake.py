@@ -150,7 +150,9 @@ class Remake:
     def _shown(self, step: Step) -> str:
         """The commands that a reader would type, those that make the runs first."""
         made_before = [one.command for one in wanted(self.plan, [step.name])]
-        return re.sub(r" >&2$|^rm -rf \S+; ", "", "\n".join(made_before), flags=re.MULTILINE)
+        return re.sub(
+            r" >&2(?: \|\| .*)?$|^rm -rf \S+; ", "", "\n".join(made_before), flags=re.MULTILINE
+        )
 
     def _prepare(self) -> None:
         """Links to the data and the scripts, so that a command reads here as in its page."""

@@ -89,7 +89,10 @@ def test_predict_without_torch_names_broken_files_and_does_the_rest(
     assert done.returncode == 3, done.stderr
     with (tmp_path / "p.csv").open(encoding="utf-8") as file:
         rows = {Path(row["image"]).name: row for row in csv.DictReader(file)}
-    for name, reason in broken_images.EXPECTED.items():
+    expected = dict(broken_images.EXPECTED)
+    assert expected.pop("notes.txt")
+    assert "notes.txt" not in rows  # a text beside the images
+    for name, reason in expected.items():
         if reason:
             assert rows[name]["error"].startswith(reason), (name, rows[name])
             assert not rows[name]["predicted"]

@@ -224,7 +224,7 @@ def test_a_patient_unlike_those_of_the_study_is_rejected_with_the_reason(
     answers[0] = replace(answers[0], decision="reject")
     lost = row(rejected=0.0)
     assert lost["decision"] == "review"
-    assert "1 of 3 images are unlike the training images; of the study's" in lost["reasons"]
+    assert "1 of 3 images is unlike the training images; of the study's" in lost["reasons"]
 
 
 def test_sheets_of_new_patients(study: StudyResult, data: Path, tmp_path: Path) -> None:

@@ -138,7 +138,6 @@ class RunFolder:
         """Features and other values that can be computed again; safe to delete."""
         return self.path / "cache"
 
-    @property
     def own(self) -> tuple[Path, ...]:
         """Every file and folder that a study writes and reads again."""
         return (
@@ -194,7 +193,7 @@ def refuse_study(out: Path) -> None:
         )
     place = out.resolve()
     study = RunFolder(place.parent)
-    if study.config.is_file() and place in study.own:
+    if study.config.is_file() and place in study.own():
         raise UsageError(
             f"{out} belongs to the study in {out.parent}, whose files are not replaced",
             hint="name another place with --out",

@@ -26,7 +26,7 @@ _BESIDE_TRUTH = ("truth", "manifest.csv", "README.md")
 _LITTER = ("Thumbs.db", "desktop.ini")
 TABLES_AND_TEXTS = frozenset((
     ".csv", ".tsv", ".parquet", ".xls", ".xlsx", ".ods", ".txt", ".md", ".log", ".json", ".jsonl",
-    ".xml", ".yaml", ".yml", ".toml", ".ini", ".html", ".htm", ".pdf", ".doc", ".docx", ".rtf",
+    ".xml", ".yaml", ".yml", ".toml", ".ini", ".html", ".htm", ".doc", ".docx", ".rtf",
 ))  # fmt: skip
 """Extensions of what lies beside images in a folder and is none."""
 SAMPLES = 32  # of the files are looked at to choose a bundle
