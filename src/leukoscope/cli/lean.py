@@ -46,7 +46,7 @@ def keep_freed_memory() -> bool:
     """Keep freed memory for the next array, where the C library is one that can.
 
     Every image makes and frees dozens of arrays of its size. By default glibc returns most of them
-    to the system, which must then fill new pages with zeros: a sixth of the time of an audit.
+    to the system, which must then fill new pages with zeros.
 
     Returns:
         Whether it is done; other libraries than glibc are left as they are.

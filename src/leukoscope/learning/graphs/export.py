@@ -60,8 +60,8 @@ _recent: OrderedDict[str, bytes] = OrderedDict()
 OPSET = 18
 BATCH = 1
 """Images of one pass in one thread. What an image leaves between two layers then stays in the
-cache of a core: at 336 px four images at a time take an eighth longer, for the same features. An
-engine also keeps the memory of its largest pass."""
+cache of a core: four images at a time take longer, for the same features. An engine also keeps the
+memory of its largest pass."""
 
 
 def filled_trace(
