@@ -64,7 +64,7 @@ def test_a_source_that_is_shown_is_named_with_its_remedy(study: Study) -> None:
         ("bad", "✗ 70.0 % (60.0–80.0)"), ("open", "? open"),
     ]  # fmt: skip
     assert sources.title == "Explained without any cell, clusters held out"  # as the shares are
-    assert "✓ below (20 groups or more)" in sources.mark_text
+    assert "✓ below (from 20 groups on)" in sources.mark_text
     assert "stain every class in the same laboratory" in steps["Remove “stain colour” as a clue:"]
 
 

@@ -35,12 +35,12 @@ _UNFINISHED = ".partial"  # what `predict` itself is writing, perhaps into the v
 
 @dataclass
 class LeftOut:
-    """Counts tables and texts that lie in a folder of images, and keeps the first."""
+    """Counts what is passed over (tables and texts in a folder of images), and keeps the first."""
 
     count: int = 0
     first: str = ""
 
-    def add(self, path: Path) -> None:
+    def add(self, path: Path | str) -> None:
         """One more."""
         self.count += 1
         self.first = self.first or str(path)

@@ -167,16 +167,8 @@ def _check_can_begin(folder: ScoreFolder, request: Request) -> None:
         read_bundle(request.bundle)
 
 
-@dataclass
-class _Outside:
+class _Outside(LeftOut):
     """Counts names that lead out of their folder, and keeps the first."""
-
-    count: int = 0
-    first: str = ""
-
-    def add(self, name: str) -> None:
-        self.count += 1
-        self.first = self.first or name
 
     @property
     def words(self) -> str:

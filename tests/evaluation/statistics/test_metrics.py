@@ -16,12 +16,12 @@ from leukoscope.evaluation.statistics.metrics import (
     METRICS,
     compute_metrics,
     confusion_matrix,
-    hits_and_trials,
     metric_names,
     metric_of,
     weighted_metrics,
     weighted_ranking,
 )
+from leukoscope.evaluation.statistics.proportions import hits_and_trials
 
 FOUR = ("benign", "early_pre_b", "pre_b", "pro_b")
 TWO = ("healthy", "all")

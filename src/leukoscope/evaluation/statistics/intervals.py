@@ -46,10 +46,10 @@ from leukoscope.evaluation.statistics.limits import (
 )
 from leukoscope.evaluation.statistics.metrics import (
     check_predictions,
-    hits_and_trials,
     metric_of,
     weighted_metrics,
 )
+from leukoscope.evaluation.statistics.proportions import hits_and_trials
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

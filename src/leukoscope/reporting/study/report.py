@@ -153,8 +153,8 @@ def _sources(study: Study) -> Ranges:
         f"Explained without any cell{where}",
         tuple(spans),
         0.5,
-        f"half of the advantage over chance: ✗ shown above, ✓ below ({MIN_GROUPS} groups or "
-        "more), ? open",
+        f"half of the advantage over chance: ✗ shown above, ✓ below (from {MIN_GROUPS} "
+        "groups on), ?\u00a0open",
     )
 
 
