@@ -135,6 +135,19 @@ def test_inverted_colours_come_as_often_as_asked(batch: torch.Tensor) -> None:
     assert 6 <= sum(inverted) <= 25
 
 
+def test_compression_takes_more_where_more_quality_may_be_lost(batch: torch.Tensor) -> None:
+    grey = batch[..., :1].expand_as(batch)  # colour is stored at half the resolution anyway
+
+    def changed(jpeg: float) -> torch.Tensor:
+        transform = build_augmentation(Augmentation(jpeg=jpeg))
+        return (augment_batch(grey, transform, 1).float() - grey.float()).abs().mean((1, 2, 3))
+
+    little, much = changed(0.01), changed(0.9)
+    assert little.max() < 3
+    assert much.median() > 2 * little.median()
+    assert len(much.unique()) == len(batch)  # each image has a quality of its own
+
+
 def test_later_kinds_do_not_shift_what_the_earlier_draw(batch: torch.Tensor) -> None:
     turned = Augmentation(rotation_deg=20, horizontal_flip=True)
     both = turned.model_copy(update={"invert": 1.0})

@@ -41,6 +41,7 @@ EXAMPLES: Mapping[str, float | bool] = {
     "stain": 0.05,
     "blur_px": 2.0,
     "invert": 0.5,
+    "jpeg": 0.8,
 }
 BLENDS: Mapping[str, float] = {"mixup": 0.4, "cutmix": 1.0}
 MIXES = 3

@@ -146,6 +146,7 @@ class Augmentation(Strict):
         blur_px: Largest standard deviation of a Gaussian blur, px.
         invert: Share of images whose colours are inverted. No microscope shows such an image; it
             is here because study S3 used it.
+        jpeg: Largest loss of quality by JPEG compression: .3 draws a quality from 70 to 100.
     """
 
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -163,6 +164,7 @@ class Augmentation(Strict):
     stain: Annotated[float, Field(ge=0, lt=1)] = 0.0
     blur_px: Annotated[float, Field(ge=0, le=10)] = 0.0
     invert: Fraction = 0.0
+    jpeg: Annotated[float, Field(ge=0, le=0.99)] = 0.0
 
 
 class Recipe(Strict):

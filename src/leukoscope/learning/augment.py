@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from leukoscope.config.recipe import Augmentation
 from leukoscope.config.training import GradientTraining
+from leukoscope.imaging.corruption import compressed
 from leukoscope.imaging.stain import BLACK
 from leukoscope.learning.lean import v2
 
@@ -103,6 +104,27 @@ class StainJitter(v2.Transform):  # type: ignore[misc]
         return torch.where(inpt.amax(0) >= BLACK, changed, inpt)
 
 
+class Compression(v2.Transform):  # type: ignore[misc]
+    """Compress an image as JPEG.
+
+    Args:
+        loss: The quality is uniform from 100 · (1 - loss) to 100.
+    """
+
+    def __init__(self, loss: float) -> None:
+        super().__init__()
+        self.least = round(100 * (1 - loss))
+
+    def make_params(self, flat_inputs: list[object]) -> dict[str, object]:
+        """Draw the quality."""
+        return {"quality": int(torch.randint(self.least, 101, ()))}
+
+    def transform(self, inpt: Tensor, params: dict[str, int]) -> Tensor:
+        """Change one image (3, H, W) uint8."""
+        changed = compressed(inpt.permute(1, 2, 0).numpy(), params["quality"])
+        return torch.from_numpy(changed).permute(2, 0, 1)
+
+
 def _reach(height: int, width: int, params: AffineChange) -> int:
     """How far beyond the border a change may look, px; at most what mirroring can fill."""
     angle = math.radians(params["angle"])
@@ -152,6 +174,8 @@ def build_augmentation(config: Augmentation) -> v2.Transform:
         steps.append(v2.GaussianBlur(kernel, (min(0.1, config.blur_px), config.blur_px)))
     if config.invert:
         steps.append(v2.RandomInvert(config.invert))
+    if config.jpeg:
+        steps.append(Compression(config.jpeg))
     return v2.Compose(steps) if steps else v2.Identity()
 
 
