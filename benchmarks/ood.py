@@ -32,9 +32,10 @@ from leukoscope.pipeline.folds import FINAL
 from leukoscope.pipeline.progress import Listener
 from leukoscope.pipeline.rejection import roc_auc
 from leukoscope.runtime.bundle import read_bundle
+from leukoscope.runtime.image_sources import ImageSource
 from leukoscope.runtime.input_files import expand_inputs
 from leukoscope.runtime.prediction import Prediction
-from leukoscope.runtime.predictor import ImageSource, Predictor, load_bundle
+from leukoscope.runtime.predictor import Predictor, load_bundle
 
 MOST_IMAGES = 200
 MADE_IMAGES = 50

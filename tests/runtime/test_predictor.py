@@ -24,7 +24,8 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.runtime import predictor as module
 from leukoscope.runtime.bundle import read_bundle, save_bundle
 from leukoscope.runtime.heatmap import encode_png
-from leukoscope.runtime.predictor import Failure, Prediction, Predictor, load_bundle
+from leukoscope.runtime.prediction import Failure, Prediction
+from leukoscope.runtime.predictor import Predictor, load_bundle
 
 ENGINE = "onnxruntime"
 
@@ -184,7 +185,7 @@ def test_images_are_decoded_while_the_network_runs(
     predictor: Predictor, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running, overlapped, loaded = threading.Event(), threading.Event(), itertools.count()
-    infer, load = predictor.engine._infer, module._load
+    infer, load = predictor.engine._infer, module.load_source
 
     def slow_infer(batch: np.ndarray) -> dict[str, np.ndarray]:
         running.set()
@@ -198,7 +199,7 @@ def test_images_are_decoded_while_the_network_runs(
         return load(*args)  # type: ignore[arg-type]
 
     object.__setattr__(predictor.engine, "_infer", slow_infer)
-    monkeypatch.setattr(module, "_load", watched_load)
+    monkeypatch.setattr(module, "load_source", watched_load)
     predictor.predict(images[:2], batch_size=1)
     assert overlapped.is_set()
 

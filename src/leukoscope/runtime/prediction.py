@@ -138,6 +138,14 @@ class Failure:
         """The fields of the output, ready for JSON."""
         return json_values(FAILURE_FIELDS, self)
 
+    @classmethod
+    def from_error(cls, path: str, error: Exception) -> Failure:
+        """What was raised while the image was read; anything but ImageError is ``unreadable``."""
+        if isinstance(error, ImageError):
+            return cls(path, error.reason, error.detail, error.hint)
+        detail = f"cannot be processed: {type(error).__name__}: {error}"
+        return cls(path, "unreadable", detail)
+
     def as_error(self) -> ImageError:
         """The same as an exception."""
         return ImageError(self.path, self.reason, self.message, hint=self.hint)
@@ -147,7 +155,7 @@ AnswerT = TypeVar("AnswerT", bound=Prediction | Failure)
 
 
 class Answers(list[AnswerT]):
-    """What :meth:`Predictor.predict` says of several images: a list that shows itself."""
+    """What a predictor says of several images: a list that shows itself."""
 
     def _repr_html_(self) -> str:
         rows = [

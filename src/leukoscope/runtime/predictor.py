@@ -8,26 +8,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.core.errors import BundleError, ImageError, UsageError, refuse_single
-from leukoscope.core.files import sha256_bytes, write_bytes
+from leukoscope.core.errors import BundleError, UsageError, refuse_single
+from leukoscope.core.files import write_bytes
 from leukoscope.core.threads import ordered_map
 from leukoscope.evaluation.calibration.conformal import prediction_sets
 from leukoscope.evaluation.calibration.scaling import apply_calibration
 from leukoscope.evaluation.gate import GateInputs
 from leukoscope.imaging.background import describe_appearance
-from leukoscope.imaging.decode import (
-    MAX_PIXELS,
-    Decoded,
-    DecodedFile,
-    decode_image,
-    read_image_file,
-)
+from leukoscope.imaging.decode import MAX_PIXELS, DecodedFile
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.imaging.quality import measure_quality
 from leukoscope.imaging.stain import looks_exchanged, nuclear_blue
@@ -36,12 +29,18 @@ from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import Engine
 from leukoscope.runtime.envelope import envelope_notes
 from leukoscope.runtime.heatmap import class_activation, encode_png, triptych
+from leukoscope.runtime.image_sources import (
+    CANNOT_BE_READ,
+    ImageSource,
+    Readable,
+    load_source,
+    named_source,
+)
 from leukoscope.runtime.large_images import Answered, LargeAnswer, predict_parts
 from leukoscope.runtime.prediction import (
     EXCHANGED,
     ONE_IMAGE,
     Answers,
-    Decision,
     Failure,
     Prediction,
     decide,
@@ -54,18 +53,7 @@ if TYPE_CHECKING:
     from leukoscope.evaluation.gate import PatientGate
     from leukoscope.evaluation.patient_heads import PatientHead
 
-__all__ = [
-    "Decision",
-    "Failure",
-    "ImageSource",
-    "Prediction",
-    "Predictor",
-    "Prepared",
-    "load_bundle",
-]
 BATCH = 4  # larger ones are no faster, and take more memory
-# A failure that was found earlier (`runtime.inputs`) passes through in its place.
-ImageSource = Path | str | bytes | NDArray[np.uint8] | Failure
 
 
 @dataclass(frozen=True)
@@ -78,8 +66,9 @@ class Prepared:
         pixels: (size_px, size_px, 3) uint8 RGB, the network's input.
         quality: Measures of :mod:`leukoscope.imaging.quality` of the whole image.
         beyond: Sentences of :func:`~leukoscope.runtime.envelope.envelope_notes`.
-        nuclear_blue: Measure of :mod:`leukoscope.imaging.channel_order`.
-        appearance: (A,) of :mod:`leukoscope.imaging.appearance`; empty if the gate does not use it.
+        nuclear_blue: See :func:`leukoscope.imaging.stain.nuclear_blue`.
+        appearance: (A,) of :func:`leukoscope.imaging.background.describe_appearance`; empty if the
+            gate does not use it.
     """
 
     name: str
@@ -273,7 +262,7 @@ class Predictor:
     def predict_large(
         self,
         name: str,
-        source: Path | bytes | NDArray[np.uint8] | DecodedFile,
+        source: Readable,
         *,
         max_pixels: int = MAX_PIXELS,
         wanted: Callable[[], bool] = lambda: True,
@@ -293,12 +282,10 @@ class Predictor:
         if self.cutter is None or not self.cutter.may_cut(sized):
             return None
         try:
-            decoded, sha256 = _load(source, name, max_pixels)
+            decoded, sha256 = load_source(source, name, max_pixels)
             return predict_parts(self, name, decoded, sha256, self.cutter, wanted)
-        except ImageError as error:
-            return Failure(name, error.reason, error.detail, error.hint)
-        except (OSError, MemoryError, cv2.error) as error:
-            return _cannot_be_processed(name, error)
+        except CANNOT_BE_READ as error:
+            return Failure.from_error(name, error)
 
     def _stream_any(
         self,
@@ -313,7 +300,8 @@ class Predictor:
                 yield from self._stream(group, batch_size, explain)
                 continue
             for number, item in group:
-                name, image = _named(number, item)
+                assert not isinstance(item, Failure)  # which is not cut
+                name, image = named_source(number, item)
                 found = self.predict_large(name, image)
                 if found is None:
                     yield from self._stream(iter([(number, item)]), batch_size, explain)
@@ -356,12 +344,12 @@ class Predictor:
         return [_with_heatmap(explain, *pair) for pair in zip(items, answers, strict=True)]
 
     def _read(self, number: int, item: ImageSource) -> Prepared | Failure:
-        return item if isinstance(item, Failure) else self.prepare(*_named(number, item))
+        return item if isinstance(item, Failure) else self.prepare(*named_source(number, item))
 
     def prepare(
         self,
         name: str,
-        source: Path | bytes | NDArray[np.uint8] | DecodedFile,
+        source: Readable,
         *,
         max_pixels: int = MAX_PIXELS,
     ) -> Prepared | Failure:
@@ -373,7 +361,7 @@ class Predictor:
             max_pixels: Largest width × height of an encoded image.
         """
         try:
-            decoded, sha256 = _load(source, name, max_pixels)
+            decoded, sha256 = load_source(source, name, max_pixels)
             image = decoded.image
             pixels = apply_preprocess(image, self.record.preprocess)
             quality = measure_quality(image)
@@ -381,10 +369,8 @@ class Predictor:
             needs_appearance = self._gate is not None and self._gate.appearance is not None
             look = describe_appearance(pixels) if needs_appearance else np.empty(0)
             return Prepared(name, sha256, pixels, quality, beyond, nuclear_blue(image), look)
-        except ImageError as error:
-            return Failure(name, error.reason, error.detail, error.hint)
-        except (OSError, MemoryError, cv2.error) as error:
-            return _cannot_be_processed(name, error)
+        except CANNOT_BE_READ as error:
+            return Failure.from_error(name, error)
 
     def answer(
         self,
@@ -474,39 +460,6 @@ class Predictor:
         appearance = np.stack([item.appearance for item in batch])
         seen = GateInputs(appearance, outputs.get("features", appearance), outputs["logits"])
         return self._gate.scores(seen)
-
-
-def _named(number: int, item: Path | str | bytes | NDArray[np.uint8] | Failure) -> tuple[str, Any]:
-    """The name of an image in its answer, and what it is read from."""
-    source = Path(item) if isinstance(item, str) else item
-    return str(source) if isinstance(source, Path) else f"image-{number}", source
-
-
-def _cannot_be_processed(name: str, error: Exception) -> Failure:
-    detail = f"cannot be processed: {type(error).__name__}: {error}"
-    return Failure(name, "unreadable", detail)
-
-
-def _load(
-    source: Path | bytes | NDArray[np.uint8] | DecodedFile, name: str, max_pixels: int
-) -> tuple[Decoded, str]:
-    """Read an image, and the SHA-256 of its source."""
-    if isinstance(source, DecodedFile):
-        return source.decoded, source.sha256
-    if isinstance(source, (bytes, Path)):
-        data = source if isinstance(source, bytes) else read_image_file(source)
-        return decode_image(data, name=name, max_pixels=max_pixels), sha256_bytes(data)
-    if not isinstance(source, np.ndarray):
-        detail = f"expected a path, bytes or an array, got {type(source).__name__}"
-        raise ImageError(name, "not-an-image", detail)
-    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-        raise ImageError(
-            name,
-            "not-an-image",
-            f"expected an array (H, W, 3) uint8 RGB, got {source.shape} {source.dtype}",
-        )
-    image = np.ascontiguousarray(source)
-    return Decoded(image, "array"), sha256_bytes(image.tobytes())
 
 
 def _with_heatmap(

@@ -138,7 +138,7 @@ class Batcher:
                 try:
                     job.source = await self._decoders.decode_aside(name, data)
                 except ImageError as error:
-                    job.source = Failure(name, error.reason, error.detail, error.hint)
+                    job.source = Failure.from_error(name, error)
                 self._jobs.put(job)
                 return await job.future
         finally:

@@ -209,7 +209,7 @@ def explain(
         except ImageError as error:
             if subject.kind != "image":
                 raise
-            failures.append(Failure(subject.name, error.reason, error.detail, error.hint))
+            failures.append(Failure.from_error(subject.name, error))
             continue
         name = f"{subject.kind}-{subject.y_true or subject.file.stem}-{subject.sha256[:12]}.png"
         columns, entries, notes = [HeatColumn(image, "original")], [], []
