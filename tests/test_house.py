@@ -45,3 +45,43 @@ def test_the_map_of_the_house_names_files_and_folders_that_are_there() -> None:
         and not any(PACKAGE.glob(f"*/{name}"))  # said of one package
     ]
     assert lost == []
+
+
+def names_in(module: ast.Module) -> set[str]:
+    """What a module imports and defines, with the members of its classes."""
+    imports = [node for node in ast.walk(module) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {alias.asname or alias.name for node in imports for alias in node.names}
+    for node in module.body:
+        names |= defined_by(node)
+        if isinstance(node, ast.ClassDef):
+            names |= set().union(*map(defined_by, node.body))
+    return names
+
+
+def defined_by(node: ast.stmt) -> set[str]:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def test_docstrings_refer_to_what_is_there() -> None:
+    texts = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path.read_text("utf-8")
+        for path in PACKAGE.rglob("*.py")
+    }
+    names = {module: names_in(ast.parse(text)) for module, text in texts.items()}
+    lost = []
+    for module, text in texts.items():
+        for target in re.findall(r":(?:mod|func|class|meth|data|attr|exc):`~?([^`]+)`", text):
+            if re.match(r"(?!leukoscope\.)[a-z]\w*\.", target) or target in names:
+                continue  # of another library, or a module
+            homes = [m for m in names if target.startswith(f"{m}.")]
+            home = max(homes, key=len, default=module)
+            first, *members = target.removeprefix(f"{home}.").split(".")
+            known = set().union(*names.values()) if members else set()
+            if first not in names[home] or not known.issuperset(members):
+                lost.append(f"{module}: {target}")
+    assert lost == []

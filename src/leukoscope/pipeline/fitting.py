@@ -244,7 +244,7 @@ class HeadTrainer:
     def fit(
         self, rows: PartRows, folder: Path, seed: int, tell: Tell, gate: GateKeeper | None = None
     ) -> dict[str, Logits]:
-        """See :class:`~leukoscope.pipeline.folds.Trainer`; it takes seconds."""
+        """See :class:`~leukoscope.pipeline.inner_folds.Trainer`; it takes seconds."""
         if gate is None:
             return self._fit_and_apply(rows, folder, seed)
         parts = gate.parts(rows)

@@ -44,7 +44,7 @@ class GradientTrainer:
     def fit(
         self, rows: PartRows, folder: Path, seed: int, tell: Tell, gate: GateKeeper | None = None
     ) -> dict[str, Logits]:
-        """See :class:`~leukoscope.pipeline.folds.Trainer`."""
+        """See :class:`~leukoscope.pipeline.inner_folds.Trainer`."""
         if self.announce is not None:
             self.announce(str(folder), seed, rows, self.views is not None)
         network = self.train(rows, folder, seed, tell)

@@ -69,7 +69,7 @@ class PatientTrainer:
     def fit(
         self, rows: PartRows, folder: Path, seed: int, tell: Tell, gate: GateKeeper | None = None
     ) -> dict[str, Logits]:
-        """See :class:`~leukoscope.pipeline.folds.Trainer`; patients have no gate."""
+        """See :class:`~leukoscope.pipeline.inner_folds.Trainer`; patients have no gate."""
         others = [part for part in rows if part not in ("train", "val")]
         if isinstance(self.recipe.training, FeatureClassifierTraining):
             return self._fit_classifier(rows, folder, seed, others)

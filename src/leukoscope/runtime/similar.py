@@ -81,7 +81,7 @@ class CaseLibrary:
 
     Attributes:
         captions: Label, image id and acquisition cluster of each of the R cases.
-        cases: (R, P) float32 of :mod:`leukoscope.evaluation.neighbours`.
+        cases: (R, P) float32 of :func:`leukoscope.evaluation.ood.choose_cases`.
         basis: (D, P) float32, likewise.
         limit: The distance that counts as 1.
         sheet: ``similar.jpg``, or None if the pictures may not be shown.

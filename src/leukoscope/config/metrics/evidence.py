@@ -68,7 +68,7 @@ class Inflation(Record):
     Attributes:
         protocol: The stricter one.
         difference: In accuracy.
-        p_holm, verdict, n, n_groups: As in :class:`Comparison`.
+        p_holm, verdict, n, n_groups: As in :class:`~leukoscope.config.metrics.results.Comparison`.
     """
 
     protocol: str

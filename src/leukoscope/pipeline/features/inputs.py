@@ -85,7 +85,7 @@ def load_input(
 
     Args:
         path: The image file.
-        variant: A key of :data:`PROBE_INPUTS`, or of
+        variant: A key of :data:`~leukoscope.imaging.observation.PROBE_INPUTS`, or of
             :data:`~leukoscope.imaging.corruption.DEGRADATIONS`.
         spec: Preprocessing, applied after the variant was made at full size.
         sha256: See :func:`read_unchanged`.
