@@ -13,17 +13,17 @@ from leukoscope.config.loading import load_recipe
 from leukoscope.config.metrics.file import StudyMetrics, study_metrics
 from leukoscope.config.recipe import EnsembleTraining
 from leukoscope.core.run_folder import RunFolder
-from leukoscope.reporting.study.card import (
+from leukoscope.reporting.study.card import by_patient
+from leukoscope.reporting.study.checklists import (
     CHECKLISTS,
     FACTS,
     Filled,
-    by_patient,
     fill,
     load_checklist,
     write_checklists,
 )
+from leukoscope.reporting.study.model_facts import imbalance
 from leukoscope.reporting.study.shortcuts import shortcuts
-from leukoscope.reporting.study.study_facts import imbalance
 from leukoscope.reporting.study_files import Study, load_study
 
 LATER = {"report.html", "model_card.md"}  # written by the report, which these tests do not draw

@@ -49,7 +49,8 @@ from leukoscope.reporting.study import (
     patient_results,
     results,
 )
-from leukoscope.reporting.study.card import card_text, write_checklists
+from leukoscope.reporting.study.card import card_text
+from leukoscope.reporting.study.checklists import write_checklists
 from leukoscope.reporting.study.other_data import external, rejection, robustness
 from leukoscope.reporting.study.shortcuts import SIGNS, chance_level, probe_metrics, shortcuts, why
 from leukoscope.reporting.study_files import Study, load_study

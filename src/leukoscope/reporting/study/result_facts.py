@@ -20,8 +20,8 @@ from leukoscope.reporting.study import (
     patient_results,
     shortcuts,
 )
+from leukoscope.reporting.study.facts import Answer, answer, listed, shown
 from leukoscope.reporting.study.results import can_show, cannot_show
-from leukoscope.reporting.study.study_facts import Answer, answer, listed, shown
 from leukoscope.reporting.study_files import Study
 
 EXTERNAL = "external"
