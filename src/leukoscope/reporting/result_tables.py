@@ -22,25 +22,7 @@ from leukoscope.config.metrics.results import (
 from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import WORDS, protocol_title
 from leukoscope.evaluation.verdict.sentences import join, only_too_few
-from leukoscope.reporting.content import (
-    N_IMAGES,
-    PROTOCOL,
-    RECIPE,
-    Block,
-    Field,
-    Folded,
-    Paragraph,
-    Table,
-    code,
-    each,
-    member,
-    n_rows,
-    scores,
-    table_if_any,
-    table_of,
-    text,
-    value,
-)
+from leukoscope.reporting.content import Block, Folded, Paragraph, Table
 from leukoscope.reporting.formats import (
     DASH,
     ValueOrEstimate,
@@ -51,6 +33,21 @@ from leukoscope.reporting.formats import (
     number,
     p_value,
     plural,
+)
+from leukoscope.reporting.record_tables import (
+    N_IMAGES,
+    PROTOCOL,
+    RECIPE,
+    Field,
+    code,
+    each,
+    member,
+    n_rows,
+    scores,
+    table_if_any,
+    table_of,
+    text,
+    value,
 )
 from leukoscope.reporting.study_files import Study
 

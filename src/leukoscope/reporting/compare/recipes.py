@@ -19,19 +19,17 @@ from leukoscope.core.labels import class_description, class_title
 from leukoscope.core.protocols import protocol_title
 from leukoscope.reporting.compare.result import ComparisonResult, big
 from leukoscope.reporting.compare.tables import recipe_field
-from leukoscope.reporting.content import (
+from leukoscope.reporting.content import Column, Table, words
+from leukoscope.reporting.formats import DASH, count, number
+from leukoscope.reporting.record_tables import (
     Cell,
-    Column,
     Field,
-    Table,
     code,
     table_if_any,
     table_of,
     text,
     value,
-    words,
 )
-from leukoscope.reporting.formats import DASH, count, number
 from leukoscope.reporting.study.data import part_sizes
 
 FORMULAS: tuple[tuple[str, str, str], ...] = (

@@ -28,20 +28,7 @@ from leukoscope.reporting.compare.result import (
     joined,
     mean,
 )
-from leukoscope.reporting.content import (
-    N_IMAGES,
-    PROTOCOL,
-    Field,
-    Table,
-    code,
-    each,
-    scores,
-    status,
-    table_if_any,
-    table_of,
-    text,
-    value,
-)
+from leukoscope.reporting.content import Table
 from leukoscope.reporting.formats import (
     DASH,
     UNRELIABLE,
@@ -53,6 +40,19 @@ from leukoscope.reporting.formats import (
     p_value,
     plural,
     seconds,
+)
+from leukoscope.reporting.record_tables import (
+    N_IMAGES,
+    PROTOCOL,
+    Field,
+    code,
+    each,
+    scores,
+    status,
+    table_if_any,
+    table_of,
+    text,
+    value,
 )
 from leukoscope.reporting.result_tables import FEW_GROUPS_NOTE, class_table, who_is_better
 from leukoscope.reporting.study.shortcuts import SIGNS

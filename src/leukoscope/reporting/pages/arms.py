@@ -25,14 +25,7 @@ from leukoscope.reporting.content import (
     Section,
     Tab,
     Table,
-    code,
-    each,
     present,
-    scores,
-    table_if_any,
-    table_of,
-    text,
-    value,
 )
 from leukoscope.reporting.figures.comparison import arm_curves, difference_chart
 from leukoscope.reporting.formats import (
@@ -46,6 +39,15 @@ from leukoscope.reporting.formats import (
 )
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
+from leukoscope.reporting.record_tables import (
+    code,
+    each,
+    scores,
+    table_if_any,
+    table_of,
+    text,
+    value,
+)
 from leukoscope.reporting.study_files import History, Study, load_study
 
 ARM_LEVELS: Mapping[str, tuple[str, str]] = {

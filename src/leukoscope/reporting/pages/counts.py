@@ -13,7 +13,6 @@ from leukoscope.reporting.content import (
     Block,
     Bullets,
     Column,
-    Field,
     Folded,
     Head,
     Headline,
@@ -23,16 +22,12 @@ from leukoscope.reporting.content import (
     Section,
     Tab,
     Table,
-    code,
-    each,
-    table_of,
-    text,
-    value,
 )
 from leukoscope.reporting.figures import counts as draw
 from leukoscope.reporting.formats import count, plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
+from leukoscope.reporting.record_tables import Field, code, each, table_of, text, value
 
 DASH = "—"
 SOURCES = (

@@ -12,7 +12,6 @@ from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import (
     Block,
     Code,
-    Field,
     Folded,
     Head,
     Heading,
@@ -22,17 +21,13 @@ from leukoscope.reporting.content import (
     References,
     Section,
     Tab,
-    code,
     present,
-    table_if_any,
-    table_of,
-    text,
-    value,
 )
 from leukoscope.reporting.figures import training as draw
 from leukoscope.reporting.formats import plural
 from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.markup import write_page
+from leukoscope.reporting.record_tables import Field, code, table_if_any, table_of, text, value
 
 REFERENCES = (
     ("Optuna (Akiba et al. 2019)", "https://doi.org/10.1145/3292500.3330701"),

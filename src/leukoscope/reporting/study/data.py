@@ -24,25 +24,27 @@ from leukoscope.reporting.content import (
     Bullets,
     Code,
     Column,
-    Entry,
-    Field,
     Folded,
     Heading,
     Paragraph,
     Picture,
     Section,
     Table,
+    present,
+)
+from leukoscope.reporting.figures.data import class_balance, cluster_heat_map
+from leukoscope.reporting.formats import DASH, count, number, p_value, plural, seconds
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.record_tables import (
+    Entry,
+    Field,
     code,
     each,
-    present,
     table_if_any,
     table_of,
     text,
     value,
 )
-from leukoscope.reporting.figures.data import class_balance, cluster_heat_map
-from leukoscope.reporting.formats import DASH, count, number, p_value, plural, seconds
-from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.study_files import Study
 
 MOST_ROWS = 40

@@ -18,20 +18,7 @@ from leukoscope.config.metrics.decisions import (
 )
 from leukoscope.config.metrics.results import Estimate, measured
 from leukoscope.core.labels import class_title
-from leukoscope.reporting.content import (
-    PROTOCOL,
-    Field,
-    FoundT,
-    Table,
-    Under,
-    each,
-    n_rows,
-    plain,
-    table_if_any,
-    table_of,
-    text,
-    value,
-)
+from leukoscope.reporting.content import Table
 from leukoscope.reporting.formats import (
     DASH,
     count,
@@ -40,6 +27,19 @@ from leukoscope.reporting.formats import (
     number,
     percent_range,
     plural,
+)
+from leukoscope.reporting.record_tables import (
+    PROTOCOL,
+    Field,
+    FoundT,
+    Under,
+    each,
+    n_rows,
+    plain,
+    table_if_any,
+    table_of,
+    text,
+    value,
 )
 from leukoscope.reporting.result_tables import protocol_field
 from leukoscope.reporting.study_files import Study

@@ -29,7 +29,6 @@ from leukoscope.reporting.content import (
     Case,
     Cases,
     Column,
-    Field,
     Folded,
     Heading,
     Panels,
@@ -37,10 +36,6 @@ from leukoscope.reporting.content import (
     Picture,
     Section,
     Table,
-    plain,
-    table_of,
-    text,
-    value,
 )
 from leukoscope.reporting.figures.example_grids import load_thumb
 from leukoscope.reporting.figures.heatmaps import METHOD_TITLES, audit_figure, feature_figure
@@ -53,6 +48,7 @@ from leukoscope.reporting.formats import (
     upper_first,
 )
 from leukoscope.reporting.gallery import Gallery, thumb_uri
+from leukoscope.reporting.record_tables import Field, plain, table_of, text, value
 from leukoscope.reporting.study_files import PooledScores, Study, inside
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from leukoscope.config.recipe import (
@@ -13,8 +14,8 @@ from leukoscope.config.recipe import (
 )
 from leukoscope.core.files import read_json
 from leukoscope.core.labels import class_title
-from leukoscope.reporting.content import JsonRecord
 from leukoscope.reporting.formats import plural
+from leukoscope.reporting.record_tables import Entry
 from leukoscope.reporting.study import data
 from leukoscope.reporting.study.facts import Answer, answer, listed, shown
 from leukoscope.reporting.study_files import Study
@@ -209,7 +210,7 @@ def poor_input(study: Study) -> Answer | None:
     )
 
 
-def _bundle(study: Study) -> JsonRecord:
+def _bundle(study: Study) -> Mapping[str, Entry]:
     path = study.run.bundle / "bundle.json"
     record = read_json(path) if path.is_file() else {}
     return record if isinstance(record, dict) else {}

@@ -10,9 +10,6 @@ from leukoscope.core.files import read_csv
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import GRID
 from leukoscope.reporting.content import (
-    N_IMAGES,
-    PROTOCOL,
-    RECIPE,
     Block,
     Code,
     Column,
@@ -21,15 +18,20 @@ from leukoscope.reporting.content import (
     Picture,
     Section,
     Table,
+)
+from leukoscope.reporting.figures.training import learning_curves, regularisation_path
+from leukoscope.reporting.formats import count, difference, metric_title, number, p_value, plural
+from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.record_tables import (
+    N_IMAGES,
+    PROTOCOL,
+    RECIPE,
     code,
     each,
     table_of,
     text,
     value,
 )
-from leukoscope.reporting.figures.training import learning_curves, regularisation_path
-from leukoscope.reporting.formats import count, difference, metric_title, number, p_value, plural
-from leukoscope.reporting.gallery import Gallery
 from leukoscope.reporting.result_tables import FEW_GROUPS_NOTE, who_is_better
 from leukoscope.reporting.study import data as tables
 from leukoscope.reporting.study_files import History, Study

@@ -20,21 +20,15 @@ from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import OOD_COLUMNS, OOD_CSV, OOD_JSON
 from leukoscope.evaluation.statistics.forecast import INSIDE
 from leukoscope.reporting.content import (
-    RECIPE,
     Block,
     Bullets,
-    Field,
     Folded,
     Heading,
     Paragraph,
     Picture,
     Section,
     Table,
-    code,
     present,
-    table_of,
-    text,
-    value,
 )
 from leukoscope.reporting.figures.other_data import (
     ForecastRow,
@@ -55,6 +49,7 @@ from leukoscope.reporting.formats import (
     plural,
 )
 from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.record_tables import RECIPE, Field, code, table_of, text, value
 from leukoscope.reporting.result_tables import subgroup_blocks
 from leukoscope.reporting.study.results import panel_title
 from leukoscope.reporting.study_files import Study

@@ -15,7 +15,6 @@ from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import PROTOCOLS, by_column, protocol_title
 from leukoscope.core.run_folder import PATIENT_CELLS
 from leukoscope.reporting.content import (
-    RECIPE,
     Block,
     Column,
     Folded,
@@ -24,16 +23,11 @@ from leukoscope.reporting.content import (
     Picture,
     Section,
     Table,
-    code,
-    plain,
-    scores,
-    table_of,
-    text,
-    value,
 )
 from leukoscope.reporting.figures.data import PatientLine, patient_chart
 from leukoscope.reporting.formats import count, interval, number, plural, sizes, upper_first
 from leukoscope.reporting.gallery import Gallery
+from leukoscope.reporting.record_tables import RECIPE, code, plain, scores, table_of, text, value
 from leukoscope.reporting.study_files import PooledScores, Study, inside
 
 METHOD_TITLES: Mapping[str, str] = {

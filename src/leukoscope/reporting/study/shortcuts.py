@@ -20,7 +20,6 @@ from leukoscope.evaluation.verdict.shortcuts import (
     status_of,
 )
 from leukoscope.reporting.content import (
-    PROTOCOL,
     Block,
     Bullets,
     Folded,
@@ -28,10 +27,14 @@ from leukoscope.reporting.content import (
     Section,
     Table,
     Terms,
+    present,
+)
+from leukoscope.reporting.formats import DASH, count, difference, interval, number, p_value
+from leukoscope.reporting.record_tables import (
+    PROTOCOL,
     code,
     each,
     n_rows,
-    present,
     scores,
     status,
     table_if_any,
@@ -39,7 +42,6 @@ from leukoscope.reporting.content import (
     text,
     value,
 )
-from leukoscope.reporting.formats import DASH, count, difference, interval, number, p_value
 from leukoscope.reporting.study_files import Study
 from leukoscope.reporting.wording import PROBE_MEANING, input_title
 
