@@ -26,10 +26,11 @@ from leukoscope.config.training import (
     SvmClassifier,
 )
 from leukoscope.core.errors import TrainingError
+from leukoscope.evaluation.calibration.scaling import log_loss
 from leukoscope.learning.attribution import grad_cam
 from leukoscope.learning.backbones import Network
 from leukoscope.learning.checkpoint import load_checkpoint, save_checkpoint
-from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier, log_loss
+from leukoscope.learning.feature_classifiers import SelectedModel, fit_feature_classifier
 from leukoscope.learning.feature_models import (
     FeatureHead,
     FeatureSet,

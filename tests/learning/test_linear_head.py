@@ -39,8 +39,8 @@ def test_it_is_sklearns_logistic_regression(
     oracle = LogisticRegression(
         C=c, max_iter=5000, tol=1e-9, class_weight="balanced" if balanced else None
     ).fit(Z, y)
-    weight = balanced_weights(y, K) if balanced else None
-    head = fit_linear_head(X, y, K, c_grid=[c], class_weight=weight)
+    weight = balanced_weights(y, K)[y] if balanced else None
+    head = fit_linear_head(X, y, K, c_grid=[c], sample_weight=weight)
     scale = np.abs(oracle.coef_).max()
     np.testing.assert_allclose(head.weight * scaler.scale_, oracle.coef_, atol=0.01 * scale)
     logits = head.logits(X)

@@ -44,7 +44,6 @@ from leukoscope.pipeline.probes import (
     NUMERIC,
     forest_logits,
     normal_scores,
-    partner_classes,
     prepare_study,
     probe_numbers,
     rank_logits,
@@ -147,11 +146,11 @@ def test_partners_are_of_another_class_whatever_names_and_folds(store: InputStor
     partners = partner_rows(data.records, data.y, len(data.class_names), 1)
     assert (data.y[partners] != data.y).all()
     assert not np.array_equal(partners, partner_rows(data.records, data.y, 4, 2))
-    found = partner_classes(store, 1)
+    found = store.partner_classes(1)
     assert found == {r.image_id: data.y[p] for r, p in zip(data.records, partners, strict=True)}
     turned = tuple(replace(r, path=f"{99 - i}.png") for i, r in enumerate(data.records))[::-1]
     again = InputStore(store.run, store.manifest, Labelled(turned, data.class_names), Progress())
-    assert partner_classes(again, 1) == found
+    assert again.partner_classes(1) == found
     place = np.argsort(reading_order(data.records))
     assert (place[partners] < place).mean() > 0.5  # most are read before their image
 
@@ -190,7 +189,7 @@ def test_a_part_of_a_store_reads_rows_of_the_whole(
     for table in NUMBER_TABLES.values():
         expected = store.numbers(table)[rows]
         assert np.array_equal(part.numbers(table), expected, equal_nan=True)
-    assert partner_classes(part, 1).items() <= partner_classes(store, 1).items()
+    assert part.partner_classes(1).items() <= store.partner_classes(1).items()
     assert not any(tmp_path.iterdir())
 
 

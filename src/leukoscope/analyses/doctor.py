@@ -22,6 +22,7 @@ from leukoscope.learning.backbones import Network, build_network
 from leukoscope.learning.catalogue import ModelInfo, backbone_info
 
 BASE = ("numpy", "scipy", "sklearn", "cv2", "PIL", "pydantic", "onnxruntime", "matplotlib")
+_CLASSES = 4  # of the head that is tried
 DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "cv2": "opencv-python-headless",
@@ -161,7 +162,7 @@ class LoadingCheck:
 
 
 def check_loading(
-    name: str, *, weights: str | None = None, size_px: int | None = None, num_classes: int = 4
+    name: str, *, weights: str | None = None, size_px: int | None = None
 ) -> LoadingCheck:
     """Build a backbone with a linear head and send one grey image through it.
 
@@ -180,7 +181,7 @@ def check_loading(
     chosen = weights or ("imagenet" if info.weights_at_hand else "none")
     size = size_px or info.input_size
     network = build_network(
-        ModelConfig(backbone=name, weights=chosen), num_classes=num_classes, size_px=size
+        ModelConfig(backbone=name, weights=chosen), num_classes=_CLASSES, size_px=size
     )
     batch = torch.zeros(1, 3, size, size)  # after normalisation: a grey image
     with torch.no_grad():

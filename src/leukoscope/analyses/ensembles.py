@@ -57,7 +57,6 @@ from leukoscope.pipeline.jobs import (
     fit_fold_calibration,
     with_calibration,
 )
-from leukoscope.pipeline.probes import partner_classes
 from leukoscope.pipeline.progress import Listener, Progress, Tell, describe_environment
 from leukoscope.pipeline.results.entries import sampling
 from leukoscope.pipeline.results.shortcut_summary import Evidence
@@ -367,7 +366,7 @@ def _evidence(first: Member) -> Evidence:
     store = open_store(first.run, first.files.manifest, config, Progress())
     return Evidence(
         inapplicable=[row.model_dump() for row in shortcuts.inapplicable] if shortcuts else (),
-        partners=partner_classes(store, config.seed),
+        partners=store.partner_classes(config.seed),
         control=old.control.model_dump(exclude_unset=True) if old and old.control else None,
         data_errors=old.data_errors if old else (),
         scale=shortcuts.grain.model_dump() if shortcuts and shortcuts.grain else None,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import DataError
-from leukoscope.evaluation.calibration.scaling import log_softmax
+from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.combining import PatientResult, log_probs
 
 Features = NDArray[np.floating]
@@ -181,7 +181,7 @@ class MeanProbabilityHead(_Stored):
 
     def of_images(self, X: Features) -> FloatArray:
         """(n, K) probabilities of the images."""
-        return np.exp(log_softmax(X @ self.weight.T + self.bias))
+        return softmax(X @ self.weight.T + self.bias)
 
     def logits(self, X: Features) -> FloatArray:
         """See :class:`PatientHead`."""
@@ -280,7 +280,7 @@ class AttentionHead(_Stored):
         half = (np.einsum("np,shp->snh", z, self.U) + self.u[:, None]) / 2
         gate = (1 + np.tanh(half)) / 2  # the sigmoid, without overflow
         score = np.tanh(np.einsum("np,shp->snh", z, self.V) + self.v[:, None]) * gate
-        return np.exp(log_softmax(np.einsum("snh,sh->sn", score, self.w)))
+        return softmax(np.einsum("snh,sh->sn", score, self.w))
 
     def logits(self, X: Features) -> FloatArray:
         """See :class:`PatientHead`."""

@@ -136,14 +136,14 @@ def decode_image(
     return found
 
 
-def read_image_file(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+def read_image_file(path: Path) -> bytes:
     """The bytes of an image file, for a caller that needs them beside the pixels.
 
     Raises:
         ImageError: It is missing, unreadable, no file, or too large.
     """
     try:
-        return _read(path, max_bytes)
+        return _read(path, MAX_BYTES)
     except BrokenImage as broken:
         raise ImageError(path, broken.reason, broken.detail, hint=broken.hint) from None
 

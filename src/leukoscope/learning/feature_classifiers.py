@@ -17,7 +17,7 @@ from leukoscope.config.training import (
     SvmClassifier,
 )
 from leukoscope.core.errors import TrainingError
-from leukoscope.evaluation.calibration.scaling import log_softmax
+from leukoscope.evaluation.calibration.scaling import log_loss, log_softmax
 from leukoscope.evaluation.combining import log_probs
 from leukoscope.evaluation.fuzzy_inference import (
     WORDS,
@@ -386,15 +386,6 @@ def fit_feature_classifier(
         both = _family(train.with_more(val), n_classes, config, seed)
         model = both.fit(settings, None, model.link)
     return SelectedModel(model, logits, settings, history)
-
-
-def log_loss(logits: NDArray[np.float64], y: NDArray[np.int64]) -> float:
-    """Mean log loss of (n, K) logits.
-
-    >>> round(log_loss(np.zeros((2, 4)), np.array([0, 3])), 4)
-    1.3863
-    """
-    return float(-log_softmax(logits)[np.arange(len(y)), y].mean())
 
 
 def _family(

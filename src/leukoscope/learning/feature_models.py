@@ -17,6 +17,7 @@ from leukoscope.evaluation.fuzzy_inference import FuzzySystem
 
 Features = NDArray[np.floating]
 Hyperparameters = dict[str, float | int | str]
+_PARTS = 5  # of a cross-fit
 _PRIOR_SD = (1.5, 1.0)  # of the mapping's log slope and of its offsets
 
 
@@ -215,9 +216,7 @@ class ProbabilityMapping:
         return log_softmax(self.slope * scores + self.offset)
 
     @classmethod
-    def cross_fitted(
-        cls, logits: NDArray[np.float64], y: NDArray[np.int64], folds: int = 5
-    ) -> NDArray[np.float64]:
+    def cross_fitted(cls, logits: NDArray[np.float64], y: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log-probabilities of held-out images by mappings that were fitted on the others of them.
 
         A mapping that is judged on the images that it was fitted on looks too good.
@@ -225,12 +224,11 @@ class ProbabilityMapping:
         Args:
             logits: (n, K) scores, or log-probabilities by one mapping of them; it makes no
                 difference, since a mapping of a mapping is one, too.
-            folds: Number of parts, classes balanced; fewer where there are fewer images.
         """
         if len(y) < 2:
             return logits
         part = np.empty(len(y), dtype=np.int64)
-        part[np.argsort(y, kind="stable")] = np.arange(len(y)) % folds
+        part[np.argsort(y, kind="stable")] = np.arange(len(y)) % _PARTS  # classes balanced
         found = np.empty_like(logits)
         for number in np.unique(part):
             own = part == number

@@ -64,7 +64,6 @@ def fit_linear_head(
     c_grid: Sequence[float],
     X_val: NDArray[np.floating] | None = None,
     y_val: NDArray[np.integer] | None = None,
-    class_weight: NDArray[np.float64] | None = None,
     sample_weight: NDArray[np.float64] | None = None,
     val_weight: NDArray[np.float64] | None = None,
     unit_penalty: float = 0.0,
@@ -77,14 +76,13 @@ def fit_linear_head(
 ) -> LinearHead:
     """Fit one head per strength, each started from the one before; the best on ``val`` wins.
 
-    Minimises ``c · Σ w_y log loss + ½ ‖W‖²`` on standardised features, scikit-learn's
+    Minimises ``c · Σ w log loss + ½ ‖W‖²`` on standardised features, scikit-learn's
     ``LogisticRegression``; the bias is not penalised. Nothing is random.
 
     Args:
         X: (n, D) features of the training images.
         c_grid: Inverse strengths, > 0.
         X_val: (m, D) features that select the strength; may be None with one strength.
-        class_weight: (K,) weights of the classes in the loss; None for equal ones.
         sample_weight, val_weight: (n,) and (m,) what each image counts for; None for 1 each.
         unit_penalty: μ ≥ 0 of the penalty ``½ Wᵀ(I + μ·B + ν·C)W``, where B is the covariance of
             the means of units about the mean of their class; 0 needs no units.
@@ -104,7 +102,7 @@ def fit_linear_head(
         val = _Rows(X_val, y_val, val_weight, val_units, val_images)
     _check(X, y, c_grid, val is not None)
     penalty = _Penalty(unit_penalty, copy_penalty)
-    problem = _Problem.of(train, n_classes, class_weight, penalty)
+    problem = _Problem.of(train, n_classes, penalty)
     strengths = sorted(c_grid)
     fits = problem.path(strengths)
     history = [_measured(c, fit, train, val) for c, fit in zip(strengths, fits, strict=True)]
@@ -112,7 +110,7 @@ def fit_linear_head(
     c, (weight, bias) = strengths[best], fits[best]
     val_logits = None if X_val is None else np.asarray(X_val @ weight.T + bias, dtype=np.float64)
     if refit_with_val and val is not None:
-        both = _Problem.of(train.followed_by(val), n_classes, class_weight, penalty)
+        both = _Problem.of(train.followed_by(val), n_classes, penalty)
         weight, bias = both.raw(both.solve(c, both.standardised(weight, bias)))
     return LinearHead(weight, bias, c, tuple(history), val_logits)
 
@@ -167,9 +165,7 @@ class _Rows:
             _joined(self.images, other.images),
         )
 
-    def scores(
-        self, weight: NDArray[np.float64], bias: NDArray[np.float64]
-    ) -> tuple[float, float]:  # fmt: skip
+    def scores(self, weight: NDArray[np.float64], bias: NDArray[np.float64]) -> tuple[float, float]:
         """Mean log loss, by what each image counts for, and accuracy of a head."""
         z = self.X @ weight.T + bias
         accuracy = float((z.argmax(1) == self.y).mean())
@@ -274,13 +270,7 @@ class _Problem:
     n_classes: int
 
     @classmethod
-    def of(
-        cls,
-        rows: _Rows,
-        n_classes: int,
-        class_weight: NDArray[np.float64] | None,
-        penalty: _Penalty,
-    ) -> _Problem:
+    def of(cls, rows: _Rows, n_classes: int, penalty: _Penalty) -> _Problem:
         X, y = rows.X, rows.y
         mean = X.mean(axis=0, dtype=np.float64)
         sd = X.std(axis=0, dtype=np.float64)
@@ -295,9 +285,8 @@ class _Problem:
                 rotated, variance = _principal_axes(standard @ inverse)
                 axes, back = inverse @ rotated, root @ rotated
             Z = standard @ axes
-        weights = np.ones(n_classes) if class_weight is None else class_weight
-        counts = weights[y] if rows.weight is None else weights[y] * rows.weight
-        return cls(Z, axes, back, variance, y, counts.astype(np.float32), mean, sd, n_classes)
+        w = np.ones(len(y), np.float32) if rows.weight is None else rows.weight.astype(np.float32)
+        return cls(Z, axes, back, variance, y, w, mean, sd, n_classes)
 
     @property
     def start(self) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from leukoscope.config.training import GatedAttention, LinearHeadTraining, MeanSpread
 from leukoscope.core.errors import TrainingError
-from leukoscope.evaluation.calibration.scaling import log_softmax
+from leukoscope.evaluation.calibration.scaling import log_loss
 from leukoscope.evaluation.patient_heads import (
     AttentionHead,
     Bags,
@@ -136,11 +136,6 @@ def _losses(
         "val_loss": log_loss(val_logits, y_val),
         "val_accuracy": float((val_logits.argmax(axis=1) == y_val).mean()),
     }
-
-
-def log_loss(logits: NDArray[np.float64], y: IntArray) -> float:
-    """Mean log loss of (n, K) logits."""
-    return float(-log_softmax(logits)[np.arange(len(y)), y].mean())
 
 
 def fit_attention(

@@ -24,7 +24,7 @@ from leukoscope.pipeline.folds import ProtocolPlan
 from leukoscope.pipeline.inapplicable import inapplicable_probes, picture_scale
 from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.linear_fits import Beside, linear_logits, read_beside
-from leukoscope.pipeline.probes import partner_classes, probe_recipe
+from leukoscope.pipeline.probes import probe_recipe
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.results.shortcut_summary import Evidence
 
@@ -185,7 +185,7 @@ def gather_evidence(
     bare = np.flatnonzero(store.images.numbers(SEEN)[:, 1] == 0)
     return Evidence(
         inapplicable=inapplicable_probes(config, passport, store.images),
-        partners=partner_classes(store, config.seed),
+        partners=store.partner_classes(config.seed),
         without_leukocyte=frozenset(store.images.data.records[row].image_id for row in bare),
         control=negative_control(store, plan, config, progress),
         data_errors=data_errors(passport),

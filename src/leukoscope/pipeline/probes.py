@@ -54,10 +54,14 @@ from leukoscope.pipeline.rejection import appearance_table
 NUMERIC = (*NUMBER_TABLES, "grain-only", "order-only")
 """Probes of every study that see numbers, not images."""
 
-
 LINEAR = ("grain-only", "frame-only")
 """Those whose numbers are put on a normal scale and given to a linear head: trees would also read
 how *exact* a statistic is, which is the area of the cells that it was taken from."""
+
+TREES = 50
+_LEAVES = 150  # at most in a tree: deeper ones read noise, and cost more
+_PENALTIES = (0.003, 0.03, 0.3)
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 
 def sees_image(probe: str) -> bool:
@@ -67,12 +71,6 @@ def sees_image(probe: str) -> bool:
     (True, False, False)
     """
     return probe not in NUMERIC and probe not in PATIENT_PROBES
-
-
-TREES = 50
-_LEAVES = 150  # at most in a tree: deeper ones read noise, and cost more
-_PENALTIES = (0.003, 0.03, 0.3)
-_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 
 def number_table(probe: str, scale: PictureScale) -> NumberTable | None:
@@ -225,9 +223,7 @@ def probe_numbers(store: Store, probe: str, config: StudyConfig) -> NDArray[np.f
     return np.column_stack([found, [len(rows) for rows in store.patients.rows]])
 
 
-def image_numbers(
-    store: InputStore, probe: str, config: StudyConfig
-) -> NDArray[np.float64]:  # fmt: skip
+def image_numbers(store: InputStore, probe: str, config: StudyConfig) -> NDArray[np.float64]:
     """(n, d) float64 numbers of every image for a probe of :data:`NUMERIC`; NaN where unknown."""
     if probe == "order-only":
         return listing_numbers(store)
@@ -306,9 +302,7 @@ def _penalised(
     return {part: head.logits(shown[rows[part]]) for part in HELD_OUT}
 
 
-def normal_scores(
-    train: NDArray[np.float64], values: NDArray[np.float64]
-) -> NDArray[np.float64]:  # fmt: skip
+def normal_scores(train: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, d) standard normal quantiles of the place of each value among those of ``train``."""
     from scipy.special import ndtri
 
@@ -330,8 +324,3 @@ def _medians(values: NDArray[np.float64]) -> NDArray[np.float64]:
     for column in np.flatnonzero(known.any(axis=0)):
         found[column] = np.median(values[known[:, column], column])
     return found
-
-
-def partner_classes(store: Store, seed: int) -> dict[str, int]:
-    """Image id (or patient) → class of its partner in the transplant control."""
-    return store.partner_classes(seed)

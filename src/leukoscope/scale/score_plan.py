@@ -271,11 +271,9 @@ def read_inputs(folder: ScoreFolder, shard: int) -> Iterator[str]:
         raise DataError(f"{folder.inputs}: the list of images is damaged: {error}") from None
 
 
-def sample_inputs(
-    folder: ScoreFolder, images: int, shard_images: int, most: int = SAMPLES
-) -> list[str]:
+def sample_inputs(folder: ScoreFolder, images: int, shard_images: int) -> list[str]:
     """Some names, spread evenly over all."""
-    rows = np.unique(np.linspace(0, images - 1, min(most, images)).round().astype(int)).tolist()
+    rows = np.unique(np.linspace(0, images - 1, min(SAMPLES, images)).round().astype(int)).tolist()
     names = []
     for shard in sorted({row // shard_images for row in rows}):
         inside = list(read_inputs(folder, shard))

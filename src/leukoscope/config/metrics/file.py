@@ -122,18 +122,18 @@ def measurements(values: Mapping[str, object]) -> Measurements:
     return check_record(Measurements, values, "metrics", MetricsFile.hint)
 
 
-def study_metrics(values: Mapping[str, object], source: str = "metrics") -> StudyMetrics:
+def study_metrics(values: Mapping[str, object]) -> StudyMetrics:
     """Check what a study measured.
 
     Raises:
         DataError: Names each key that is wrong, what was expected and what came.
     """
-    return check_record(StudyMetrics, values, source, MetricsFile.hint)
+    return check_record(StudyMetrics, values, "metrics", MetricsFile.hint)
 
 
-def evaluation_metrics(values: Mapping[str, object], source: str = "metrics") -> EvaluationMetrics:
+def evaluation_metrics(values: Mapping[str, object]) -> EvaluationMetrics:
     """Check what an evaluation on other data measured; raises as :func:`study_metrics`."""
-    return check_record(EvaluationMetrics, values, source, MetricsFile.hint)
+    return check_record(EvaluationMetrics, values, "metrics", MetricsFile.hint)
 
 
 def load_metrics(path: Path) -> StudyMetrics:

@@ -47,6 +47,15 @@ def softmax(logits: ArrayLike) -> NDArray[np.float64]:
     return np.exp(log_softmax(logits))
 
 
+def log_loss(logits: ArrayLike, y: NDArray[np.int64]) -> float:
+    """Mean log loss of (n, K) logits.
+
+    >>> round(log_loss(np.zeros((2, 4)), np.array([0, 3])), 4)
+    1.3863
+    """
+    return float(-log_softmax(logits)[np.arange(len(y)), y].mean())
+
+
 def evidence_weights(groups: Sequence[str] | NDArray[np.generic], icc: float = ICC) -> FloatArray:
     """What one image counts for when images of its group resemble each other.
 

@@ -72,17 +72,16 @@ RULE: Final = (
 )
 
 
-def judge(metrics: Measurements, *, recipe: str | None = None) -> Verdict:
-    """The verdict on one recipe, or on a model that was handed in.
+def judge(metrics: Measurements) -> Verdict:
+    """The verdict on the first recipe, or on a model that was handed in.
 
     Args:
         metrics: What was measured; what is missing has not passed.
-        recipe: Name of the recipe; None means that of the first result.
 
     >>> judge(Measurements(schema=1, class_names=(), confidence=0.95, results=())).level
     'inconclusive'
     """
-    recipe = recipe if recipe is not None else next((r.recipe for r in metrics.results), None)
+    recipe = next((r.recipe for r in metrics.results), None)
     scores = protocol_scores([r for r in metrics.results if r.recipe == recipe])
     if not scores:
         text = "No model was tested: this study says nothing about the data set."

@@ -34,7 +34,6 @@ from leukoscope.config.preprocess import PreprocessSpec
 from leukoscope.core.errors import BundleError
 from leukoscope.core.files import sha256_bytes, sha256_json, write_bytes
 from leukoscope.core.user_cache import user_cache
-from leukoscope.evaluation.statistics.comparison import measure_parity
 from leukoscope.learning.backbones import Network, ToInput, evaluating
 from leukoscope.learning.lean import without_triton
 from leukoscope.learning.weights import tensors_sha256
@@ -55,7 +54,6 @@ _IN_MEMORY = 3  # a study goes back and forth between no more networks
 _DIGEST = 64
 _recent: OrderedDict[str, bytes] = OrderedDict()
 """The last graphs that were asked for, by their keys."""
-
 
 OPSET = 18
 BATCH = 1
@@ -230,9 +228,7 @@ class _Graph(nn.Module):
         return logits, features
 
 
-def onnx_bytes(
-    network: Network, spec: PreprocessSpec, class_names: Sequence[str] = (), *, opset: int = OPSET
-) -> bytes:
+def onnx_bytes(network: Network, spec: PreprocessSpec, class_names: Sequence[str] = ()) -> bytes:
     """A network as one ONNX file, weights and normalisation inside; kept until its tensors change.
 
     Input ``image`` (N, S, S, 3) uint8 RGB with any N; outputs ``logits`` (N, K), ``features``
@@ -253,7 +249,7 @@ def onnx_bytes(
     named = {
         "spec": spec.model_dump(mode="json"),
         "model": network.config.model_dump(mode="json"),
-        "opset": opset,
+        "opset": OPSET,
     }
     tensors = tensors_sha256(network.state_dict())
     key = sha256_json({**named, "classes": list(class_names), "tensors": tensors})
@@ -368,24 +364,6 @@ def network_logits(
     with evaluating(network), torch.inference_mode():
         batch = ToInput(spec)(torch.from_numpy(np.ascontiguousarray(images)))
         return np.asarray(network.predict(batch).numpy(), np.float32)
-
-
-def check_parity(
-    network: Network, model: bytes, images: NDArray[np.uint8], spec: PreprocessSpec
-) -> float:
-    """Compare the graph, run by ONNX Runtime, with the network it came from.
-
-    Raises:
-        BundleError: It exceeds the bound of fp32.
-    """
-    (logits,) = open_session(model).run(["logits"], {"image": images})
-    parity = measure_parity(network_logits(network, images, spec), logits)
-    if refused := parity.refusal("fp32"):
-        raise BundleError(
-            f"the exported graph and the trained network disagree: {refused}",
-            hint="report this with the recipe; the bundle was not written",
-        )
-    return parity.max_abs
 
 
 @contextlib.contextmanager

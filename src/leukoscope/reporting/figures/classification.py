@@ -35,10 +35,9 @@ if TYPE_CHECKING:
 
 
 BEFORE, AFTER = "#D55E00", "#0072B2"
-
-
 _DASHES = ("-", (0, (6, 1.5)), (0, (3, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (1, 1)), "-")
 _BAND = "#c9d3de"
+_MOST_POINTS = 400
 
 
 def confusion_matrices(
@@ -149,12 +148,12 @@ def _draw_roc(
 
 
 def _thin(
-    x: NDArray[np.float64], y: NDArray[np.float64], most: int = 400
+    x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """At most about ``most`` points of a curve with both ends, as more cannot be seen."""
-    if len(x) <= most:
+    """At most :data:`_MOST_POINTS` of a curve with both ends, as more cannot be seen."""
+    if len(x) <= _MOST_POINTS:
         return x, y
-    keep = np.unique(np.linspace(0, len(x) - 1, most).round().astype(np.int64))
+    keep = np.unique(np.linspace(0, len(x) - 1, _MOST_POINTS).round().astype(np.int64))
     return x[keep], y[keep]
 
 

@@ -218,14 +218,14 @@ def class_ticks(ax: Axes, class_names: Sequence[str]) -> None:
     ax.spines[:].set_visible(False)
 
 
-def fitting_size(ax: Axes, columns: int, letters: int, *, most: float = 9.0) -> float:
+def fitting_size(ax: Axes, columns: int, letters: int) -> float:
     """Size in points of type with which ``letters`` fit into a column of a heat map."""
     spec = ax.get_subplotspec()
     panels = 1 if spec is None else spec.get_gridspec().ncols
     figure = ax.get_figure(root=True)
     width_in = WIDTH_IN if figure is None else figure.get_figwidth()
     column_pt = 72 * (width_in / panels - _ROW_TITLES_IN) / max(1, columns)
-    return float(np.clip(column_pt / (0.65 * max(1, letters)), 4.0, most))
+    return float(np.clip(column_pt / (0.65 * max(1, letters)), 4.0, 9.0))
 
 
 def legend_columns(titles: Sequence[str], most: int, *, width_in: float = WIDTH_IN) -> int:
