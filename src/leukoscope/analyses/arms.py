@@ -53,7 +53,6 @@ ARM_METRICS = ("accuracy", "macro_f1", "log_loss")
 DEFAULTS: Final[StudyOptions] = {"protocols": ("deduplicated",), "folds": 1}
 """Options of the studies of a comparison where the user names none."""
 
-
 AUDITED = "complete.json"
 OVERLAP = "overlap.json"
 ONE_TRAINING = (

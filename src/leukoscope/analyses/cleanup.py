@@ -26,7 +26,6 @@ REPORT_NAMES = frozenset(getattr(RunFolder(Path()), name).name for name in REPOR
 OUR_NAMES = REPORT_NAMES | {getattr(RunFolder(Path()), name).name for name in _OTHERS} | {"models"}
 """What a study writes into its folder; everything else there is somebody's own."""
 
-
 DEPTH = 4
 
 

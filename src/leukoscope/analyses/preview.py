@@ -417,9 +417,7 @@ def _caption(record: ImageRecord) -> str:
     return f"{class_title(record.label)}\n{Path(record.path).name}"
 
 
-def _quality_table(
-    manifest: Manifest, chosen: dict[str, list[ImageRecord]], path: Path
-) -> Path:  # fmt: skip
+def _quality_table(manifest: Manifest, chosen: dict[str, list[ImageRecord]], path: Path) -> Path:
     """Mean and standard deviation by class, and one-way ANOVA over the classes."""
     from scipy.stats import f_oneway
 

@@ -15,8 +15,6 @@ from leukoscope.config.metrics.results import Estimate
 from leukoscope.config.stored import Record, StoredFile
 
 ExplainedKind = Literal["right", "wrong", "image"]
-
-
 MaskKind = Literal["segmented", "exact", "given"]
 """Our own segmentation, the ground truth of phantoms, or a folder of the user's."""
 TrustLevel = Literal["unreliable", "not decided", "nothing against it"]

@@ -24,7 +24,6 @@ Degradation = Literal[
 Tracker = Literal["mlflow", "wandb"]
 """Where the epochs of a training are recorded besides the run's folder."""
 
-
 Balance = Literal["images", "units", "classes", "worst-units"]
 """What counts the same in the fit of a linear head."""
 Nuisance = Literal["units", "grain", "file"]

@@ -25,8 +25,6 @@ PREDICTIONS = "predictions.csv"  # of the whole run, and of each fit in the fold
 CALIBRATION = "calibration.json"  # of a fold's model, in its folder
 OOD_CSV, OOD_JSON = "ood.csv", "ood.json"  # of a fold's gate, in the folder of its model
 OOD_COLUMNS = ("image_id", "part", "outlier", "score", "decided_by", "accepted")
-
-
 LOCK = ".lock"
 _BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _BEHIND = 2**30  # Windows lets nobody read what is locked: a byte behind the text is

@@ -31,9 +31,7 @@ CREDENTIALS = (
 MB = 1_000_000
 
 
-def bloodmnist_folder(
-    archive: Path, out: Path, progress: Callable[[str, int, int], None]
-) -> None:  # fmt: skip
+def bloodmnist_folder(archive: Path, out: Path, progress: Callable[[str, int, int], None]) -> None:
     """Write BloodMNIST as PNG files with a ``manifest.csv``.
 
     All its cells come from subjects without leukemia, so the six kinds of leukocytes are labelled

@@ -48,14 +48,12 @@ BACKGROUND_FEATURES: tuple[str, ...] = (
   image; 0 where there is none.
 """
 
-
 COLOUR_STATISTICS: tuple[str, ...] = tuple(
     f"{channel}_{statistic}"
     for channel in ("red", "green", "blue")
     for statistic in ("mean", "sd", "p5", "p25", "p50", "p75", "p95")
 )
 """Names, in order, of what :func:`colour_statistics` returns."""
-
 
 _GLYPHS = (8, 24)  # rows and columns of the picture of a bar's ink
 _FEWEST = 30  # pixels that a statistic needs
@@ -170,9 +168,7 @@ def histogram(values: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.asarray(counts, np.float32).ravel().astype(np.int64)
 
 
-def bar_statistics(
-    image: NDArray[np.uint8], bar: ScaleBar | None
-) -> NDArray[np.float64]:  # fmt: skip
+def bar_statistics(image: NDArray[np.uint8], bar: ScaleBar | None) -> NDArray[np.float64]:
     """All that a classifier may see of the burned-in scale bar, and nothing of the smear.
 
     Returns:

@@ -24,7 +24,6 @@ over that of the convex hull; ``roundness``: 4π area / outline²; ``waviness``:
 distance of the outline from the centre; ``nucleus_share``: area of the nucleus over the cell's.
 """
 
-
 COUNT_STATISTICS: tuple[str, ...] = ("cells", "cell_area", "nucleus_area", "painted_area")
 """Names, in order, of what :func:`count_statistics` returns: number of leukocytes, and shares of
 the picture that they, their nuclei, and the paint that removes them cover."""
@@ -71,9 +70,7 @@ def _outlines(seen: Observation) -> list[NDArray[np.int32]]:
     return [np.asarray(c, np.int32) for c in found if len(c) >= 8 and cv2.contourArea(c) >= least]
 
 
-def _cell(
-    outline: NDArray[np.int32], size: int, nucleus: NDArray[np.uint8]
-) -> list[float]:  # fmt: skip
+def _cell(outline: NDArray[np.int32], size: int, nucleus: NDArray[np.uint8]) -> list[float]:
     area = cv2.contourArea(outline)
     (x, y), axes, _ = cv2.fitEllipse(outline)
     away = np.hypot(*(outline[:, 0, :] - (x, y)).T)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 NO_GROUND = (200, 200, 200)
 """RGB used where an image has no background at all."""
 
-
 GROUND_TOLERANCE = 0.24  # log intensity; what differs more from the ground is stained
 _DARK_OFFSET = 16  # added to intensities, so that sensor noise in the dark does not count
 LOG_INTENSITY = np.log(np.arange(256, dtype=np.float32) + _DARK_OFFSET)

@@ -47,8 +47,6 @@ from leukoscope.imaging.segment import (
 from leukoscope.imaging.stain import grey_density, lit_pixels, luma, macenko, reinhard
 
 _LEAST_SHARE = 0.25  # of the median nucleus; what is smaller is a fragment
-
-
 _WORKING_PX = 256  # longer side at which clusters are found
 _CRITERIA = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
 

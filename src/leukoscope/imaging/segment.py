@@ -54,8 +54,6 @@ _FIELD_SHARE = 0.18  # more of the ground than this under other cells: a field, 
 
 _Mask = NDArray[np.uint8]
 _Float = NDArray[np.float32]
-
-
 LIMIT_BYTES = 32 * 2**20  # of packed masks: a field of cells takes about 1 kB
 _Masks = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 

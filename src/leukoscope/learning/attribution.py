@@ -228,9 +228,7 @@ def _worth_naming(network: Network, name: str, layers: Mapping[str, nn.Module]) 
     return list(dict.fromkeys([*near, *maps[-12:]]))
 
 
-def _output_shapes(
-    network: Network, layers: Mapping[str, nn.Module]
-) -> dict[str, tuple[int, ...]]:  # fmt: skip
+def _output_shapes(network: Network, layers: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
     """Shapes of what layers give for one image; one that is never called is left out."""
     shapes: dict[str, tuple[int, ...]] = {}
 

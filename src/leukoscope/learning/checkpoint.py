@@ -95,9 +95,7 @@ def save_checkpoint(
     shutil.rmtree(folder / RESUME, ignore_errors=True)
 
 
-def load_checkpoint(
-    folder: Path, like: Network | None = None
-) -> tuple[Network, CheckpointMeta]:  # fmt: skip
+def load_checkpoint(folder: Path, like: Network | None = None) -> tuple[Network, CheckpointMeta]:
     """Rebuild a network from its folder, in evaluation mode.
 
     Args:

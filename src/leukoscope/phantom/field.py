@@ -21,14 +21,10 @@ from leukoscope.phantom.session import Session
 PX_PER_UM = 3.3 / 224
 """Scale as a share of the field's width: a 7.2 µm red cell is 24 px wide in a 224 px field."""
 
-
 LEUKOCYTES = (3, 8)
 """Smallest and largest number of leukocytes aimed at in a field."""
 
-
 Canvas = NDArray[np.float32]
-
-
 Patch = NDArray[np.float32]
 
 

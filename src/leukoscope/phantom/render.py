@@ -41,7 +41,6 @@ SUPERSAMPLING = 2
 BACKGROUND, RED_CELL, CYTOPLASM, NUCLEUS = range(4)
 """Values of a truth mask."""
 
-
 Tell = Callable[[int, int], None]
 TRUTH_FOLDER = "truth"
 TRUTH_FILE = "truth.json"

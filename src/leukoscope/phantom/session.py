@@ -14,7 +14,6 @@ from leukoscope.core.errors import UnknownNameError
 STAINS = ("haemoglobin", "cytoplasm", "chromatin")
 """The absorbing layers of a field, in the order of the last axis of an ``amounts`` array."""
 
-
 # Optical density of R, G, B at amount 1: extremes per stain between which sessions lie.
 # Romanowsky stains turn bluer with alkaline buffers and old stain, pinker with acid ones.
 _RED_CELLS = np.array(  # salmon, pink, lavender, grey

@@ -53,8 +53,6 @@ from leukoscope.pipeline.rejection import OUTLIERS, GateKeeper
 
 RULES = "rules.txt"
 HEAD_HISTORY = ("c", "train_loss", "val_loss", "val_accuracy")
-
-
 _FOUND = ("train_loss", "val_loss", "val_accuracy", "rounds")
 """Columns of what was tried that each fit finds by itself."""
 _FIELDS: Mapping[str, str] = MappingProxyType({"kernel": "kernels"})
@@ -107,9 +105,7 @@ class RecipeFits:
     seed: int
 
     @classmethod
-    def of(
-        cls, store: Store, recipe: Recipe, folds: Iterable[Fold], seed: int
-    ) -> RecipeFits:  # fmt: skip
+    def of(cls, store: Store, recipe: Recipe, folds: Iterable[Fold], seed: int) -> RecipeFits:
         """The fits that a study makes.
 
         The curve over the number of acquisition clusters is drawn for linear heads and for

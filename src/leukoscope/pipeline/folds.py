@@ -185,9 +185,7 @@ def final_fold(manifest: Manifest, config: StudyConfig, folds: Sequence[Fold]) -
     return split_train_val(manifest, like, config.splits, seed=config.seed, name=FINAL)
 
 
-def _folds_of(
-    manifest: Manifest, audit: Audit, protocol: str, config: StudyConfig
-) -> list[Fold]:  # fmt: skip
+def _folds_of(manifest: Manifest, audit: Audit, protocol: str, config: StudyConfig) -> list[Fold]:
     if protocol == "acquisition":
         return _acquisition_folds(manifest, audit, config.splits.clusters, config, name=protocol)
     groups = None

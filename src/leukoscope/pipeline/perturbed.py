@@ -40,8 +40,6 @@ from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.results.shortcut_summary import MODEL_ON
 
 Rows = NDArray[np.int64]
-
-
 PERTURBED_IMAGES = 300
 """So many images at most are perturbed, spread over classes, patients and clusters."""
 

@@ -22,7 +22,6 @@ TASK = "image-classification"
 HUB_METRICS = {"macro_f1": "f1"}
 """Our metrics whose kind has another name on hubs."""
 
-
 POOLED: Final[Mapping[str, str]] = {
     "mean-probability": "the mean of its images’ probabilities",
     "mean-spread": "mean and deviation of its images’ features",

@@ -56,8 +56,6 @@ FURTHER_METRICS = ("weighted_f1", "weighted_precision", "pr_auc", "log_loss", "b
 MALIGNANT_METRICS = ("recall_malignant", "specificity_malignant", "roc_auc_malignant")
 CLASS_METRICS = ("precision", "recall", "specificity", "f1", "roc_auc")
 UNDEFINED = "— : undefined, because none has the class or none was called it."
-
-
 _NOTE = (
     "Intervals resample whole groups; those of different values overlap or not for many reasons, "
     "so only the test says whether the accuracy differs. It deals whole groups among the values "

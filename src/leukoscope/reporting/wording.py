@@ -9,8 +9,6 @@ from leukoscope.core.program import DISCLAIMER
 REPORT_DISCLAIMER = (
     f"{DISCLAIMER} Nothing in this report may be used to diagnose, treat or exclude a disease."
 )
-
-
 INPUT_TITLES: Mapping[str, str] = {
     "image": "the whole image",
     "colour-only": "colour statistics only",

@@ -23,8 +23,6 @@ from leukoscope.runtime.prediction import (
 FORMATS = (".csv", ".jsonl", ".parquet")
 ROW_GROUP = 1024  # rows of a Parquet file that are held until they are written together
 SEPARATOR = "|"  # between the members of a list in one CSV cell
-
-
 ROW = OutputField[Any]("row", int, lambda _: None)
 """Number of an image in a run, from 0."""
 BOX = tuple(OutputField[Any](name, int, lambda _: None) for name in ("x", "y", "width", "height"))

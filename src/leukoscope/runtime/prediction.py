@@ -42,8 +42,6 @@ EXCHANGED = (
     "Red and blue look exchanged (BGR instead of RGB), unless the stain is another: the nuclei "
     "have the colour that those of the training images would have with the channels swapped."
 )
-
-
 ONE_IMAGE = (
     "This model answers for patients by all of their images: what it says of one image is a "
     "contribution, no diagnosis (predict --by-patient)."

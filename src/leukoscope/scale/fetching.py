@@ -52,8 +52,6 @@ _WEB = ("http", "https")
 _STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss")
 """Object stores, whose addresses come from the user's own configuration and never from a name."""
 LocalFile = tuple[Path | Failure, Path | None]
-
-
 TABLES = (".csv", ".tsv", ".parquet")
 LISTS = (".txt", ".lst")
 COLUMNS = ("path", "image", "file", "url")  # of a table, the first that is there

@@ -41,8 +41,6 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _KEPT = "what was finished is kept: go on with --resume"
 _MEMORY = f"{_KEPT}, with fewer --jobs where memory ran out"
-
-
 ANSWER = timedelta(minutes=15)  # longer than any process of one training waits for another
 IDLE = timedelta(days=14)  # while the first one audits, measures, reports
 

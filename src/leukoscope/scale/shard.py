@@ -29,8 +29,6 @@ from leukoscope.scale.ray_cluster import run_actors
 from leukoscope.scale.score_plan import Plan, ScoreFolder, read_inputs
 
 _TELL_S = 0.5  # between two signs of life
-
-
 STALL_S = 600.0
 _MOST_POISON = 100  # in one shard: so many say that something else is wrong
 _ATTEMPTS = 2  # actors that may die over a shard

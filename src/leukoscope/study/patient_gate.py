@@ -51,8 +51,6 @@ from leukoscope.study.final_model import FinalModel, thinned_rows
 FOLDS = 5
 _FEWEST = 10  # patients; fewer cannot say what new ones look like
 _DRAWS = 5  # of some of a patient's images
-
-
 MOST_PATIENTS = 200
 """Sheets at most; each has eighteen pictures."""
 

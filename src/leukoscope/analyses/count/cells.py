@@ -27,8 +27,6 @@ from leukoscope.runtime.predictor import Predictor
 ID_DIGITS = 12
 Box = tuple[int, int, int, int]
 Tell = Callable[[int, int], None]
-
-
 REQUIRED = ("image_id", "given", "decision", "label", "by", "at", "queue_sha256")
 """Columns, as of the corrections that ``relabel`` saves; ``given`` is the predicted class."""
 DECISIONS = ("keep", "other", "exclude", "unsure")

@@ -45,8 +45,6 @@ OUTCOMES = {
     3: "done, but some input could not be read, see above",
     130: "stopped",
 }
-
-
 NOT_GIVEN = "(leave it to the command)"
 SAME = MappingProxyType({"runs": "run"})
 """Parameters that take what another one took before."""

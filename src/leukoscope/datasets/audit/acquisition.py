@@ -18,15 +18,12 @@ from leukoscope.imaging.background import BACKGROUND_FEATURES
 MOST_LINKED = 10_000
 """Ward's linkage needs memory for all pairs; images beyond this join the nearest one's cluster."""
 
-
 FEWEST_PAIRS = 100
 """Overlapping pairs from which the variation within a slide is estimated."""
-
 
 FEWEST_IMAGES = 12
 BLACK_GROUND = 0.5
 """Share of black outside the cells from which a picture shows nothing of its slide."""
-
 
 _CLIP = 4.0
 _RIDGE = 0.05  # of the variance over all images; keeps constant features from dominating

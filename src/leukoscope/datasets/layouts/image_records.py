@@ -26,8 +26,6 @@ from leukoscope.imaging.decode import MAX_BYTES, decode_image
 
 ID_DIGITS = 12
 _SURROGATES = re.compile("[\ud800-\udfff]")  # how Python holds bytes that are no UTF-8
-
-
 GIVEN_LABEL = "given_label"
 """Further column with the label that the data itself gives, where ``target`` is another column."""
 _MOST_CHECKED = 200  # unknown names that are compared with the known ones

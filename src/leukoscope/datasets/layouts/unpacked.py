@@ -28,8 +28,6 @@ from leukoscope.imaging.decode import decode_image
 
 MANIFEST = "manifest.csv"
 _RECORD = "unpacked.json"
-
-
 NPZ = ".npz"
 FETCHED_PARTS = ("train", "val", "test")
 BLOOD_CELLS = (

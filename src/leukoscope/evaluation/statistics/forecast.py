@@ -22,7 +22,6 @@ IntArray = NDArray[np.int64]
 FEWEST: Final = 3
 """With fewer groups nothing is said of the next one."""
 
-
 DRAWS: Final = 10_000
 _STEPS: Final = 32  # of each parameter's grid
 _LOGIT_MEAN: Final = (-5.0, 8.0)

@@ -16,10 +16,8 @@ Scale = Literal["logit", "log"]
 PRIOR_ICC: Final = 0.3
 """How alike images of one group are taken to be while the groups themselves cannot tell."""
 
-
 PRIOR_DF: Final = 3.0
 """How many degrees of freedom that assumption counts for."""
-
 
 NORMAL_KURTOSIS: Final = 3.0
 LEAST_DF: Final = 2.0

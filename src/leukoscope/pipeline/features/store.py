@@ -116,9 +116,7 @@ class InputStore:
             )
         return self._networks[key]
 
-    def prepare(
-        self, wanted: Sequence[Wanted], tables: Sequence[NumberTable], seed: int
-    ) -> None:  # fmt: skip
+    def prepare(self, wanted: Sequence[Wanted], tables: Sequence[NumberTable], seed: int) -> None:
         """Compute in one pass over the files what is not in the cache: features and tables.
 
         Each file is decoded once and its leukocytes are looked for once, whatever is wanted.
@@ -415,7 +413,7 @@ class InputStore:
         path: Path,
         step: str,
         compute: Callable[[Callable[[int, int], None]], NDArray[np.generic]],
-    ) -> NDArray[Any]:  # fmt: skip
+    ) -> NDArray[Any]:
         if path.is_file():
             try:
                 stored: NDArray[np.generic] = np.load(path, allow_pickle=False)

@@ -47,8 +47,6 @@ PROBE_METRICS = (
     "log_loss",
     "ece",
 )
-
-
 METRICS = ("accuracy", "roc_auc")
 MOST_VALUES = 20
 """A column of words with more values names single things and makes no subgroups."""

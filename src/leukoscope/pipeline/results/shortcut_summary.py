@@ -29,7 +29,6 @@ PERTURBED_METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
 MODEL_ON = "model-on-"
 """What the ``input`` of rows begins with that a model predicted on perturbed images."""
 
-
 SHARE_REPLICATES: Final = 500
 """Enough for a limit that is compared with one half; the area under the curve is costly."""
 

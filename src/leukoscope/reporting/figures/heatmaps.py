@@ -268,9 +268,7 @@ def feature_map(
     return figure
 
 
-def _by_class(
-    ax: Axes, points: NDArray[np.float64], labels: NDArray[np.str_], size: float
-) -> None:  # fmt: skip
+def _by_class(ax: Axes, points: NDArray[np.float64], labels: NDArray[np.str_], size: float) -> None:
     for name, style in class_styles(set(labels.tolist()) - {""}).items():
         rows = labels == name
         ax.scatter(
@@ -279,9 +277,7 @@ def _by_class(
         )  # fmt: skip
 
 
-def _by_group(
-    ax: Axes, points: NDArray[np.float64], labels: NDArray[np.str_], size: float
-) -> None:  # fmt: skip
+def _by_group(ax: Axes, points: NDArray[np.float64], labels: NDArray[np.str_], size: float) -> None:
     """Give groups forty colours in turn: neighbourhood matters, not which group it is."""
     import matplotlib
 

@@ -28,8 +28,6 @@ LISTS: Mapping[ListName, str] = {
     "uncertain": "least certain",
     "ood": "unlike the others",
 }
-
-
 CELL_PX = 96
 CELL_QUALITY = 80
 
