@@ -75,7 +75,7 @@ class LabelConflict(TypedDict):
 
 
 class PatientCounts(TypedDict):
-    """Patients after those were joined that share pictures; ``n_given`` before."""
+    """Patients after those were joined that share pictures or a spelling; ``n_given`` before."""
 
     n: int
     n_given: int

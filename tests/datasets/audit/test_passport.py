@@ -254,6 +254,25 @@ def test_patients_that_share_a_cell_are_one(tmp_path: Path, put: Put) -> None:
     assert any(f["code"] == "patients-merged" for f in passport["findings"])
 
 
+def test_patient_ids_that_are_spelled_alike_are_one(tmp_path: Path, smear: Draw, put: Put) -> None:
+    ids = ("P_01", "p-01", "Patient 7", "PATIENT_7", "P1-2", "P12")
+    lines = ["path,label,patient_id"]
+    for k in range(12):
+        put(tmp_path / f"{k}.png", smear(k))
+        lines.append(f"{k}.png,{('Pro', 'Pre')[k % 2]},{ids[k % 6]}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = audit(load_dataset(tmp_path))
+    patients = found.passport["patients"]
+    assert patients["merged"] == [["PATIENT_7", "Patient 7"], ["P_01", "p-01"]]
+    assert (patients["n_given"], patients["n"]) == (6, 4)
+    held_out = [r.patient_id for r in sorted(found.manifest.images, key=lambda r: int(r.path[:-4]))]
+    assert held_out[:6] == ["P_01+p-01"] * 2 + ["PATIENT_7+Patient 7"] * 2 + ["P1-2", "P12"]
+    (finding,) = [f for f in found.passport["findings"] if f["code"].startswith("patients-")]
+    assert finding["code"] == "patients-spelled-alike"
+    named = "2 patients are written in several ways (PATIENT_7 = Patient 7; P_01 = p-01)"
+    assert named in finding["text"]
+
+
 def test_groups_and_sessions_of_a_manifest_are_respected(
     tmp_path: Path, smear: Draw, put: Put
 ) -> None:

@@ -9,6 +9,7 @@ from leukoscope.core.labels import class_title
 from leukoscope.core.views import is_or_are, plural
 from leukoscope.datasets.audit.associations import LEVEL
 from leukoscope.datasets.audit.neighbour_search import SLOW
+from leukoscope.datasets.groups import patient_spelling
 
 STRONG = 0.5
 """Cramér's V from which the acquisition or the scale bar follows the class."""
@@ -21,6 +22,9 @@ OF_THE_DISEASE = frozenset({"cell_type", "diagnosis", "given_label"})
 
 UNEVEN = 3.0
 FEW_PATIENTS = 10
+
+MOST_NAMED = 3
+"""Patients whose several ids a finding names."""
 
 FEW_BARS = 0.01
 """Share of images with a scale bar below which it may be a mistake of the search."""
@@ -207,12 +211,7 @@ def _patients(passport: Passport) -> Iterator[Finding]:
             f"{plural(missing, 'image')} without a patient id: as long as one lacks it, a score on "
             "unseen patients cannot be measured.",
         )
-    for group in patients["merged"]:
-        yield _entry(
-            "warning",
-            "patients-merged",
-            f"The patient ids {', '.join(group)} share the same cells: treated as one patient.",
-        )
+    yield from _joined_patients(patients["merged"])
     if patients["links_across"]:
         yield _entry(
             "warning",
@@ -232,6 +231,38 @@ def _patients(passport: Passport) -> Iterator[Finding]:
             f"Few patients ({', '.join(few)}): a score on unseen patients is uncertain, however "
             "many images there are.",
         )
+
+
+def _joined_patients(merged: list[list[str]]) -> Iterator[Finding]:
+    """Which ids stand for one patient, because of their cells or of their spelling."""
+    alike: list[str] = []
+    for group in merged:
+        spelled: dict[str, list[str]] = {}
+        for name in group:
+            spelled.setdefault(patient_spelling(name), []).append(name)
+        alike += [_either(names) for names in spelled.values() if len(names) > 1]
+        if len(spelled) > 1:
+            yield _entry(
+                "warning",
+                "patients-merged",
+                f"The patient ids {', '.join(group)} share the same cells: treated as one patient.",
+            )
+    if alike:
+        more = len(alike) - MOST_NAMED
+        rest = f" and {more:,} more" if more > 0 else ""
+        yield _entry(
+            "warning",
+            "patients-spelled-alike",
+            f"{plural(len(alike), 'patient')} {is_or_are(len(alike))} written in several ways "
+            f"({'; '.join(alike[:MOST_NAMED])}{rest}): ids that differ only in case, outer spaces "
+            "or separator are treated as one patient. Write them alike; if they are different "
+            "people, give them ids that differ in more than that.",
+        )
+
+
+def _either(names: list[str]) -> str:
+    """Ids as they are written; in quotes where a space at an end could not be seen."""
+    return " = ".join(name if name == name.strip() else repr(name) for name in names)
 
 
 def _bars(passport: Passport) -> Iterator[Finding]:

@@ -21,7 +21,13 @@ from leukoscope.datasets.audit.duplicates import (
 )
 from leukoscope.datasets.audit.measurements import Measures, measure_images
 from leukoscope.datasets.audit.overlap import Overlap, find_overlaps
-from leukoscope.datasets.groups import Pair, components, group_equal, pairs_of_groups
+from leukoscope.datasets.groups import (
+    Pair,
+    components,
+    group_equal,
+    pairs_of_groups,
+    patient_spelling,
+)
 
 LINK_KINDS = ("equal file", "equal pixels", "near duplicate", "overlapping field", "twin")
 
@@ -102,7 +108,7 @@ def name_groups(records: Sequence[ImageRecord], links: Links) -> list[str]:
 def merge_patients(
     records: Sequence[ImageRecord], links: Links
 ) -> tuple[list[str], list[list[str]]]:
-    """Patient ids after joining those that share the same cells.
+    """Patient ids after joining those that share the same cells or are spelled alike.
 
     Returns:
         The n ids (joined ones as ``15+17``), and the groups of ids that were joined.
@@ -114,6 +120,7 @@ def merge_patients(
         for i, j in links.same_thing
         if records[i].patient_id and records[j].patient_id
     ]
+    pairs += pairs_of_groups(group_equal([patient_spelling(name) for name in ids]))
     groups = [[ids[k] for k in group] for group in components(len(ids), pairs)]
     joined = {name: "+".join(group) for group in groups for name in group}
     return [joined.get(r.patient_id, r.patient_id) for r in records], groups

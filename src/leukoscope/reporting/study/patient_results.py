@@ -78,7 +78,8 @@ def _meaning(entry: PatientResult) -> str:
         ids = sum(row.patient.count("+") + 1 for row in entry.patients)
         text += (
             f" The data names {ids} ids; {plural(joined, 'patient')} here "
-            f"{'stands' if joined == 1 else 'stand'} for ids that share the same cells."
+            f"{'stands' if joined == 1 else 'stand'} for ids that share the same cells or "
+            "are spelled alike."
         )
     return text
 
