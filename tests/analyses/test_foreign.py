@@ -265,7 +265,12 @@ def test_a_leak_in_their_split_is_named(phantoms: Path, tmp_path: Path) -> None:
     assert leak["examples"][0][0].startswith("Pre/copy-phantom-")
     assert metrics["verdict"]["level"] in ("inconclusive", "unsafe")
     assert any("Pre/copy-phantom-" in text for text in metrics["verdict"]["findings"])
-    assert "a copy of a training image" in result.run.report_md.read_text()
+    report = result.run.report_md.read_text()
+    assert "a copy of a training image" in report
+    assert metrics["results"][0]["metrics"]["specificity_pro_b"]["value"] == 1
+    assert "ROC AUC needs probabilities" in report
+    assert "ROC curves need probabilities" in report
+    assert "undefined, because none has the class" not in report
     assert result.run.report_html.is_file()
 
 

@@ -106,7 +106,8 @@ def summarise_foreign(
 
 def _decided(class_names: Sequence[str]) -> list[str]:
     """Metrics that need a decision only, no probability."""
-    each = [f"{metric}_{c}" for metric in ("precision", "recall", "f1") for c in class_names]
+    by_class = ("precision", "recall", "specificity", "f1")
+    each = [f"{metric}_{c}" for metric in by_class for c in class_names]
     return ["accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", *each]
 
 

@@ -85,8 +85,9 @@ def patient_result(
     """Aggregate one patient's images, with a bootstrap over these images.
 
     The interval says how far the answer depends on which images were taken, not on the patient,
-    the slide or the model. Where all images vote alike, its lower limit
-    is that of n successes in n trials (Clopper & Pearson 1934).
+    the slide or the model. Where all images vote alike no replicate shows any spread: the lower
+    limit is then what the vote gives for the lower limit of n successes in n trials (Clopper &
+    Pearson 1934), the upper one the answer itself, as no vote of n images can give more.
 
     Args:
         probs: (n, K) calibrated probabilities, n ≥ 1.
@@ -112,8 +113,8 @@ def patient_result(
         tail = (1 - confidence) / 2
         low, high = (float(x) for x in np.quantile(replicates[:, predicted], [tail, 1 - tail]))
         stability = float((replicates.argmax(axis=1) == predicted).mean())
-        if low == high and method == "vote":  # all agree: no replicate shows the spread
-            low, high = tail ** (1 / n), 1.0
+        if low == high and method == "vote":  # all agree
+            low = float((n * tail ** (1 / n) + 1 / p.shape[1]) / (n + 1))
     agreement = float((p.argmax(axis=1) == predicted).mean())
     return PatientResult(patient, n, whole, predicted, low, high, stability, agreement)
 

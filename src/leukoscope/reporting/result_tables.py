@@ -56,6 +56,7 @@ FURTHER_METRICS = ("weighted_f1", "weighted_precision", "pr_auc", "log_loss", "b
 MALIGNANT_METRICS = ("recall_malignant", "specificity_malignant", "roc_auc_malignant")
 CLASS_METRICS = ("precision", "recall", "specificity", "f1", "roc_auc")
 UNDEFINED = "— : undefined, because none has the class or none was called it."
+NO_PROBABILITIES = "ROC AUC needs probabilities; here only the predicted classes are known."
 _NOTE = (
     "Intervals resample whole groups; those of different values overlap or not for many reasons, "
     "so only the test says whether the accuracy differs. It deals whole groups among the values "
@@ -286,19 +287,26 @@ def class_table(
         rows: ``(protocol, class, how many are of it, metrics)``.
         counted: What these are: ``image`` or ``patient``.
     """
+    # Where only classes were predicted, what needs probabilities is in no row.
+    measured = [m for m in CLASS_METRICS if any(f"{m}_{row[1]}" in row[3] for row in rows)]
+    measured = measured or list(CLASS_METRICS)
     made = table_of(
         caption, rows,
         text("Protocol", lambda row: protocol_title(row[0])),
         text("Class", lambda row: class_title(row[1])),
         value(f"n {counted}s", lambda row: count(row[2])),
         *each(
-            CLASS_METRICS, metric_title,
+            measured, metric_title,
             lambda row, m: interval(row[3].get(f"{m}_{row[1]}"), m),
         ),
         grouped=True,
     )  # fmt: skip
-    undefined = any(DASH in row for row in made.rows)
-    return replace(made, note=f"{UNDEFINED} {made.note}".strip()) if undefined else made
+    notes = [
+        UNDEFINED if any(DASH in row for row in made.rows) else "",
+        "" if "roc_auc" in measured else NO_PROBABILITIES,
+        made.note,
+    ]
+    return replace(made, note=" ".join(note for note in notes if note))
 
 
 def confusion(study: Study, entry: Result) -> Table:

@@ -35,6 +35,10 @@ METHOD_TITLES: Mapping[str, str] = {
     "median-probability": "median probability",
     "vote": "vote of the images",
 }
+_OWN_IMAGES = (
+    "bootstrap over the patient’s own images or, where all of them vote for one class, the limit "
+    "of Clopper and Pearson for so many votes"
+)
 PATIENT_METRICS = ("accuracy", "recall_malignant", "specificity_malignant", "roc_auc", "log_loss")
 
 
@@ -114,7 +118,7 @@ def _chart(study: Study, gallery: Gallery, entry: PatientResult) -> Picture:
         xlabel=f"aggregated probability of {of}",
         caption=f"Each patient’s aggregated probability of {of}, recipe {entry.recipe} "
         f"(n = {len(entry.patients)} patients; in brackets their images). Lines: "
-        f"{study.level} bootstrap over the patient’s own images.",
+        f"{study.level} {_OWN_IMAGES}.",
     )
 
 
@@ -165,7 +169,7 @@ def _listed(entry: PatientResult) -> Table | Folded:
         plain("Stable", "stability", "share"),
         plain("Images that agree", "agreement", "share"),
         value("n images", "n_images"),
-        note="Probability: of the predicted class, with a bootstrap over the patient’s own images; "
+        note=f"Probability: of the predicted class; in brackets, {_OWN_IMAGES}; "
         "it knows nothing of other patients, slides or models. Stable: share of the replicates "
         "with the same answer. ✖ wrong.",
         grouped=True,

@@ -194,7 +194,13 @@ def _roc_chart(
         if scores is not None:
             panels.append((panel_title(entry), scores.y_true, scores.probs))
     if not panels:
-        return [Paragraph(f"No test predictions of {recipe}, so no ROC curves.", note=True)]
+        known = any("log_loss" in entry.metrics for entry in entries)
+        why = (
+            f"No test predictions of {recipe}, so no ROC curves."
+            if known
+            else f"Of {recipe} only the predicted classes are known; ROC curves need probabilities."
+        )
+        return [Paragraph(why, note=True)]
     ns = sizes(len(y) for _, y, _ in panels)
     return [
         gallery.draw(
