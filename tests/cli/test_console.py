@@ -14,6 +14,7 @@ from rich.table import Table
 
 from leukoscope.cli import console as shared
 from leukoscope.cli.console import Styled, command, console, print_json, print_table, say
+from leukoscope.core.files import atomic_path
 
 CLIPBOARD = "\x1b]52;c;Y3VybA==\x07"
 
@@ -102,7 +103,7 @@ def test_a_place_that_cannot_be_written_is_no_fault_of_ours(
     number: int, what: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     @command
-    def writes() -> None:
+    def writes(resume: bool = False) -> None:
         raise OSError(number, "as the system says it", "out/metrics.json.partial")
 
     with pytest.raises(typer.Exit):
@@ -111,6 +112,30 @@ def test_a_place_that_cannot_be_written_is_no_fault_of_ours(
     assert f"out/metrics.json: cannot be used, {what}" in said
     assert hint in said
     assert "fault of Leukoscope" not in said
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+def test_resume_is_named_by_the_commands_that_have_it(
+    fault: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @command
+    def with_it(resume: bool = False) -> None:
+        raise fault
+
+    @command
+    def without() -> None:
+        raise fault
+
+    for function, told in ((with_it, True), (without, False)):
+        with pytest.raises(typer.Exit):
+            function()
+        assert ("--resume" in capsys.readouterr().err) is told
+
+
+def test_a_full_disk_names_the_file_that_found_no_room(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as caught, atomic_path(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "a.json")
 
 
 def test_only_the_name_of_a_row_is_wrapped(

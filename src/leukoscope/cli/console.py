@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import json
 import os
 import re
@@ -54,12 +55,13 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *_HIGH) if code not
 _CONTROLS |= {code: f"\\x{code - 0xDC00:02x}" for code in _NO_UTF8}
 _IN_JSON = {code: f"\\u{code:04x}" for code in (*_HIGH, *_NO_UTF8)}  # json escapes the others
 _UNRELIABLE = " †"  # behind an interval from few groups
-_KEPT = "what was finished is kept: run it again with --resume"
+_RESUME = "what was finished is kept: run it again with --resume"
+_AGAIN = "run it again"
 _ANOTHER = "name another place with --out"
 _FILE_FAULTS = {
-    errno.ENOSPC: ("the disk is full", f"make room; {_KEPT}"),
-    errno.EDQUOT: ("your quota is used up", f"make room; {_KEPT}"),
-    errno.EROFS: ("the disk is read-only", f"name a folder that can be written to; {_KEPT}"),
+    errno.ENOSPC: ("the disk is full", "make room; {again}"),
+    errno.EDQUOT: ("your quota is used up", "make room; {again}"),
+    errno.EROFS: ("the disk is read-only", "name a folder that can be written to; {again}"),
     errno.EACCES: ("you have no permission", _ANOTHER),
     errno.EPERM: ("you have no permission", _ANOTHER),
     errno.EEXIST: ("a file of this name is in the way of a folder", _ANOTHER),
@@ -68,7 +70,7 @@ _FILE_FAULTS = {
     errno.ENOENT: ("there is no such place", _ANOTHER),
     errno.ENAMETOOLONG: ("the name is too long", _ANOTHER),
 }
-"""What a failure of the file system means, and what to do about it."""
+"""What a failure of the file system means, and what to do about it (``again``: how to go on)."""
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 
@@ -116,6 +118,7 @@ def say(*parts: str | Styled, err: bool = False) -> None:
 
 def command(function: Callable[P, int | None]) -> Callable[P, None]:
     """Turn errors into one clear message and an exit code; a returned number is the exit code."""
+    resumes = "resume" in inspect.signature(function).parameters
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -127,7 +130,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
             _print_error(error)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            say("stopped; what was finished is kept: run it again with --resume", err=True)
+            say(f"stopped; {_RESUME}" if resumes else "stopped", err=True)
             raise typer.Exit(130) from None
         except BrokenPipeError:
             raise typer.Exit(0) from None
@@ -137,6 +140,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
             if isinstance(error, OSError) and (number := _number_of(error)) in _FILE_FAULTS:
                 what, hint = _FILE_FAULTS[number]
                 place = str(error.filename or "a file").removesuffix(".partial")
+                hint = hint.format(again=_RESUME if resumes else _AGAIN)
                 _print_error(LeukoscopeError(f"{place}: cannot be used, {what}", hint=hint))
                 raise typer.Exit(1) from None
             say(

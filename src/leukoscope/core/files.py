@@ -21,6 +21,17 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a spreadsheet knows one, behind o
 
 
 @contextmanager
+def named_fault(path: Path) -> Iterator[None]:
+    """Let an error of writing, which knows no file, such as a full disk, name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that replaces it when the block ends without error."""
     path = Path(path)
@@ -29,11 +40,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with named_fault(path):
+            yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        with temporary.open("rb") as written:
+        with named_fault(path), temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
     finally:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from leukoscope.core.errors import MissingExtraError, UnknownNameError
-from leukoscope.core.files import csv_writer
+from leukoscope.core.files import csv_writer, named_fault
 from leukoscope.runtime.output_fields import OF_CLASS, OutputField, column_names
 from leukoscope.runtime.prediction import (
     FAILURE_FIELDS,
@@ -83,7 +83,8 @@ class PredictionWriter:
     def write(self, answer: Prediction | Failure, **further: object) -> None:
         """Add one row; ``further`` fills the further columns, or others in place of the answer."""
         values = answer.as_dict() | further
-        self._write({name: values.get(name) for name in self.columns})
+        with named_fault(self.path):
+            self._write({name: values.get(name) for name in self.columns})
         self.rows += 1
 
     def close(self) -> None:
@@ -93,7 +94,8 @@ class PredictionWriter:
 
     def finish(self) -> None:
         """Write no more: the rows so far stay in the partial file."""
-        self._close()
+        with named_fault(self.path):
+            self._close()
 
     def __enter__(self) -> PredictionWriter:
         return self
