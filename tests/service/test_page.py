@@ -202,12 +202,20 @@ def test_the_table_sorts_filters_and_saves_corrections(open_page: Any, phantoms:
     page.get_by_role("button", name="Image", exact=True).click()
     names = rows.locator("th").all_inner_texts()
     assert names == sorted(names)
+    caption = page.locator(".summary caption")
+    assert caption.inner_text().startswith("All images, sorted by Image. Click a heading")
     page.get_by_role("button", name="Image", exact=True).click()
     assert rows.locator("th").all_inner_texts() == names[::-1]
     chip = page.locator("button.chip").first
     chip.click()
     kind = chip.get_attribute("data-filter")
     shown = [row.is_visible() for row in rows.all()]
+    which = "All images" if all(shown) else f"{sum(shown)} of 4 images"
+    assert caption.inner_text().startswith(f"{which}, sorted by Image.")
+    width = page.viewport_size["width"]
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert caption.locator("span").bounding_box()["width"] <= 390 - 28
+    page.set_viewport_size({"width": width, "height": 800})
     assert shown == [row.get_attribute("data-decision") == kind for row in rows.all()]
     chip.click()
     rows.first.get_by_role("link").click()

@@ -86,6 +86,17 @@
       return up ? found : -found;
     });
     table.tBodies[0].append(...rows);
+    describe(table);
+  }
+  function describe(table) {
+    const { caption, all, some, first, sorted } = table.dataset;
+    const rows = [...table.tBodies[0].rows];
+    const [m, n] = [rows.length, rows.filter((row) => !row.hidden).length];
+    const by = table.querySelector("[aria-sort]");
+    const which = n === m ? all : fill(some, { n, m });
+    const text = fill(caption, { which, order: by ? fill(sorted, { column: by.textContent }) : first });
+    table.caption.firstElementChild.textContent = text;
+    table.parentElement.setAttribute("aria-label", text);
   }
   function filter(chips, chip) {
     const chosen = chip.getAttribute("aria-pressed") === "true" ? "" : chip.dataset.filter;
@@ -93,6 +104,7 @@
     results.querySelectorAll("tr[data-decision], article[data-decision]").forEach((found) => {
       found.hidden = chosen !== "" && found.dataset.decision !== chosen;
     });
+    results.querySelectorAll(".summary").forEach(describe);
   }
   const corrections = { decided: {}, by: "" };
   const corrected = new Map();
