@@ -65,6 +65,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return markdown
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Show names in docstrings without the roles before them, as ``:func:``."""
+    return re.sub(r":(?:attr|class|data|exc|func|meth|mod):<code>(?:~[\w.]*\.)?", "<code>", html)
+
+
 def _pages(folder: str) -> list[str]:
     pages = sorted((DOCS / folder).glob("*.md"), key=lambda page: (page.stem != "README", page))
     return [f"{folder}{page.name}" for page in pages]

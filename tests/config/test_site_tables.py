@@ -34,3 +34,9 @@ def test_every_step_and_every_corruption_has_its_row(site_hooks: ModuleType) -> 
     kinds = TypeAdapter(Step).json_schema()["discriminator"]["mapping"]
     assert set(kinds) <= set(rows("preprocessing.md"))
     assert rows("robustness.md") == list(CORRUPTIONS)
+
+
+def test_no_role_of_a_docstring_is_shown(site_hooks: ModuleType) -> None:
+    html = "As :func:<code>leukoscope.audit</code> and :class:<code>~leukoscope.core.A</code> read."
+    shown = "As <code>leukoscope.audit</code> and <code>A</code> read."
+    assert site_hooks.on_page_content(html, page=None) == shown
