@@ -164,6 +164,14 @@ def test_export_evaluate_and_explain(run: Path, data: Path, tmp_path: Path) -> N
     assert json.loads(done.stdout)["protocol"] == "deduplicated"
 
 
+def test_a_study_killed_before_anything_was_kept_is_started_again(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("process 1 on here\n")
+    done = _typed("study", "--resume", "--out", tmp_path)
+    assert done.exit_code == 2
+    assert "stopped before anything of it was kept" in done.stderr
+    assert "without --resume" in done.stderr
+
+
 def test_plan_starts_nothing(data: Path, tmp_path: Path) -> None:
     done = _typed("study", data, "--out", tmp_path / "run", *FAST, "--plan", "--json")
     assert done.exit_code == 0, done.stderr

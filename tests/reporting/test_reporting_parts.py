@@ -152,6 +152,15 @@ def test_reliability_error_is_the_metric() -> None:
     assert calibration_error(reliability(y, probs)) == pytest.approx(expected)
 
 
+def test_a_study_of_a_table_is_called_as_its_bundle_is(run: RunFolder) -> None:
+    study = load_study(run)
+    assert study.name == "made-up smears"
+    for table, name in (("s120.csv", "s120"), ("manifest.csv", "lab"), ("labels.tsv", "lab")):
+        data = study.config.data.model_copy(update={"path": f"/data/lab/{table}"})
+        named = replace(study, config=study.config.model_copy(update={"data": data}))
+        assert named.name == named.config.data.name == name
+
+
 def test_scores_are_the_labelled_test_rows_in_the_order_of_the_metrics(run: RunFolder) -> None:
     study = load_study(run)
     table = PredictionTable.load(run.predictions)

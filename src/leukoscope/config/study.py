@@ -14,6 +14,7 @@ from leukoscope.config.guarantees import parse_operating_point
 from leukoscope.config.recipe import FeatureClassifierTraining, Recipe
 from leukoscope.core.known_classes import Role
 from leukoscope.core.protocols import ProtocolName
+from leukoscope.core.tables import MANIFESTS
 
 ProbeName = Literal[
     "colour-only",
@@ -104,6 +105,10 @@ def chosen_probes(names: Sequence[str] | None, unit: str = "image") -> tuple[str
     return tuple(names)
 
 
+SAY_NOTHING = frozenset({"data", "dataset", "images", "index", "labels", "manifest", "metadata"})
+"""Names of tables that do not say which data they list."""
+
+
 class DataConfig(Strict):
     """The data set of a study.
 
@@ -127,7 +132,19 @@ class DataConfig(Strict):
         path = Path(self.path)
         if path.suffix.lower() == ".npz" and not path.is_dir():
             return path.with_suffix(".images")  # datasets.npz_images
-        return path.parent if path.suffix.lower() == ".csv" else path
+        return path.parent if path.suffix.lower() in MANIFESTS else path
+
+    @property
+    def name(self) -> str:
+        """What the data set is called: its folder, or its table if that one's name says more.
+
+        >>> [DataConfig(path=p).name for p in ("/a/cells", "/a/lab-3.csv", "/a/manifest.csv")]
+        ['cells', 'lab-3', 'a']
+        """
+        path = Path(self.path)
+        if self.root == path:
+            return path.name
+        return path.parent.name if path.stem.lower() in SAY_NOTHING else path.stem
 
 
 class SplitConfig(Strict):

@@ -11,6 +11,9 @@ from pathlib import Path
 from leukoscope.core.errors import LayoutError
 from leukoscope.core.files import csv_value
 
+MANIFESTS = (".csv", ".tsv")
+"""How the name of a table that lists a data set ends."""
+
 TableRow = tuple[int, dict[str, str]]
 
 

@@ -135,7 +135,9 @@ class Study:
     @property
     def name(self) -> str:
         """What the data set is called."""
-        return self.passport["root_name"] if self.passport else self.config.data.root.name
+        data = self.config.data
+        of_folder = Path(data.path) == data.root
+        return self.passport["root_name"] if self.passport and of_folder else data.name
 
     @property
     def findings(self) -> Sequence[Finding]:

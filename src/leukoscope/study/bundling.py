@@ -202,11 +202,11 @@ def _record(
     """What ``bundle.json`` says; ``known`` holds the fields about the training cases."""
     calibration, conformal, point = unseen.decide(unseen.logits)
     return BundleRecord(
-        name=f"{Path(final.config.data.path).stem}-{recipe}",
+        name=f"{final.config.data.name}-{recipe}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         recipe=recipe,
         trained_on=_trained_on(final.config.data.path, final.rows),
-        dataset=Path(final.config.data.path).stem,
+        dataset=final.config.data.name,
         scores=_scores(files, recipe),
         class_names=final.meta.class_names,
         roles=roles_of(final.meta.class_names, final.config.data.roles),

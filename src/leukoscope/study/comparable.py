@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Literal
 
 from leukoscope.config.study import DataConfig, StudyConfig
@@ -18,7 +17,6 @@ from leukoscope.core.labels import (
     without_sides,
 )
 from leukoscope.datasets.layouts.inspection import inspect_dataset
-from leukoscope.datasets.layouts.readers import MANIFEST_NAME
 
 
 def comparable_by(
@@ -86,10 +84,7 @@ def names_of(external: Sequence[DataConfig]) -> list[str]:
     """
     names: list[str] = []
     for data in external:
-        path = Path(data.path)
-        stem = path.stem if path.suffix.lower() == ".csv" else path.name
-        if path.name == MANIFEST_NAME:  # which says nothing
-            stem = path.parent.name
+        stem = data.name
         taken = sum(name == stem or name.startswith(f"{stem}-") for name in names)
         names.append(f"{stem}-{taken + 1}" if taken else stem)
     return names

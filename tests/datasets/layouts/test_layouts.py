@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from leukoscope.config.study import DataConfig
 from leukoscope.core.errors import LayoutError, UnknownNameError
 from leukoscope.core.records import Manifest
 from leukoscope.datasets.layouts.inspection import inspect_dataset
@@ -486,6 +487,19 @@ def test_a_path_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK")
     with pytest.raises(LayoutError, match="is a file"):
         inspect_dataset(tmp_path / "a.zip")
+    (tmp_path / "a.txt").write_text("path\tlabel\n")
+    with pytest.raises(LayoutError) as caught:
+        inspect_dataset(tmp_path / "a.txt")
+    assert "name the table .csv or .tsv" in caught.value.hint
+
+
+def test_a_manifest_may_be_called_tsv(tmp_path: Path, put: Put) -> None:
+    put(tmp_path / "1.png")
+    (tmp_path / "cells.tsv").write_text("path\tlabel\n1.png\tpro\n")
+    found = load_dataset(tmp_path / "cells.tsv")
+    assert (found.root, found.layout) == (tmp_path, "csv-manifest")
+    assert [(r.path, r.label) for r in found.usable] == [("1.png", "pro_b")]
+    assert DataConfig(path=str(tmp_path / "cells.tsv")).root == tmp_path
 
 
 def test_one_class_folder_is_said_to_be_one(tmp_path: Path, put: Put) -> None:

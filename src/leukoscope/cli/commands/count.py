@@ -226,10 +226,11 @@ def _material(
     """Images and their patients; with ``truth``, a target or a manifest, their cell types."""
     from leukoscope.analyses.count.cells import from_images, from_labelled
     from leukoscope.core.errors import UsageError
+    from leukoscope.core.tables import MANIFESTS
     from leukoscope.datasets.layouts.load import load_dataset
     from leukoscope.runtime.by_patient import patients_named
 
-    if not (truth or target or (len(images) == 1 and images[0].lower().endswith(".csv"))):
+    if not (truth or target or (len(images) == 1 and images[0].lower().endswith(MANIFESTS))):
         return from_images(images, patients)
     if len(images) != 1:
         raise UsageError(

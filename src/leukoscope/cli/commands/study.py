@@ -303,8 +303,14 @@ def _run(
 
 
 def _saved(out: Path, data: Path | None) -> StudyConfig:
+    from leukoscope.core.run_folder import LOCK
     from leukoscope.evaluation.run_files import RunFiles
 
+    if out.is_dir() and [path.name for path in out.iterdir()] in ([], [LOCK]):
+        raise UsageError(
+            f"{out}: the study was stopped before anything of it was kept",
+            hint="start it again with the command that named the data, without --resume",
+        )
     config = RunFiles.open(out).config
     if data is not None and str(data.expanduser().resolve()) != config.data.path:
         raise UsageError(f"{out} holds a study of {config.data.path}, not of {data}")

@@ -14,7 +14,7 @@ from leukoscope.core.errors import LayoutError, UnknownNameError
 from leukoscope.core.known_classes import Role
 from leukoscope.core.labels import check_roles, open_name
 from leukoscope.core.records import Manifest
-from leukoscope.core.tables import has_columns
+from leukoscope.core.tables import MANIFESTS, has_columns
 from leukoscope.datasets.layouts.folder_levels import is_pattern, parse_pattern, read_folders
 from leukoscope.datasets.layouts.image_records import (
     clean_class_map,
@@ -311,9 +311,9 @@ def _read_layout(
     pattern = parse_pattern(layout) if is_pattern(layout) else None
     if layout != "auto" and layout not in LAYOUTS and pattern is None:
         raise UnknownNameError("layout", layout, ["auto", *LAYOUTS, "{class}/{patient}"])
-    if path.suffix.lower() in (".csv", NPZ) and not path.is_dir():
+    if path.suffix.lower() in (*MANIFESTS, NPZ) and not path.is_dir():
         if layout not in ("auto", "csv-manifest"):
-            kind = "a CSV file" if path.suffix.lower() == ".csv" else f"an {NPZ} file"
+            kind = f"an {NPZ} file" if _is_npz(path) else "a table"
             raise LayoutError(
                 f"{path}: layout {layout!r} needs a folder, but this is {kind}",
                 hint="give the folder, or leave the layout to auto",

@@ -72,9 +72,12 @@ def list_files(root: Path) -> Listing:
     """
     if not root.is_dir():
         state = "is a file" if root.exists() else "does not exist"
+        hint = "give the folder that holds the class folders"
+        if root.exists() and root.suffix.lower() in (".txt", ".tab"):
+            hint += ", or name the table .csv or .tsv"
         raise LayoutError(
             f"{root}: expected a folder of images or a CSV manifest, but it {state}",
-            hint="give the folder that holds the class folders",
+            hint=hint,
         )
     walk = _Walk(root)
     walk.enter("")
