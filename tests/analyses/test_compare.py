@@ -116,7 +116,7 @@ def test_places_and_tests_name_one_reference(compared: Path) -> None:
 
 def test_what_was_not_run_as_published_is_marked(compared: Path) -> None:
     entry = _entry(json.loads((compared / "comparison.json").read_text()), "cnn-baseline")
-    assert entry["marks"] == ["1 epochs, not 20", "changed: preprocess.size_px"]
+    assert entry["marks"] == ["1 epoch, not 20", "changed: preprocess.size_px"]
     assert entry["published_epochs"] == 20
     assert entry["training"]["random"]["epochs"] == [1]
     assert entry["training"]["random"]["best_epoch"] == [1]
@@ -187,7 +187,7 @@ def test_a_fold_that_has_not_ended_is_left_out(run: RunFolder, tmp_path: Path) -
     write_csv(half.splits, list(rows[0]), [*rows, *later])
     result = _files_only(half.path, out=tmp_path / "out")
     assert [head["name"] for head in result["protocols"]] == ["grouped"]
-    assert any("1 of 2 folds have not ended" in note for note in result["notes"])
+    assert any("1 of 2 folds has not ended" in note for note in result["notes"])
 
 
 @pytest.mark.usefixtures("no_pages")

@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leukoscope.analyses.compare.runs import compare_runs
 from leukoscope.config.bundle import DistanceLimit
+from leukoscope.config.comparison import ComparisonFile
+from leukoscope.config.stored import check_record
 from leukoscope.core.errors import ConfigError, DataError, UsageError
 from leukoscope.core.files import read_csv, read_json
 from leukoscope.core.records import load_folds
@@ -105,6 +108,39 @@ def test_every_result_counts_patients(study: StudyResult) -> None:
     reasons = {row.protocol: row.reason for row in study.metrics.inapplicable}
     assert "a row of this study is a patient" in reasons["random"]
     assert "every row of this study is a patient" in study.metrics.subjects.inapplicable
+
+
+def test_a_comparison_counts_patients(study: StudyResult, tmp_path: Path) -> None:
+    out, patients = tmp_path / "compared", 2 * PATIENTS
+    found = compare_runs([study.run.path], out, models=False).content
+    assert (found.row, found.protocols[0].n) == ("patient", patients)
+    text = (out / "comparison.md").read_text()
+    for said in (
+        f"phantoms: {patients * IMAGES} images of {patients} patients",
+        f"Whole patients held out; {patients} patients\n",
+        "All recipes on the same test patients",
+        "Paired tests of Accuracy on the same patients",
+        "Patients per part",
+        "| n patients |",
+        "share of patients whose most probable class",
+    ):
+        assert said in text
+    assert f"{patients} images" not in text
+    old = {key: value for key, value in found.to_json().items() if key != "row"}
+    assert check_record(ComparisonFile, old, "comparison.json", "").row == "image"
+
+
+def test_runs_of_patients_and_of_images_are_not_compared(
+    study: StudyResult, tmp_path: Path
+) -> None:
+    other = tmp_path / "of-images"
+    shutil.copytree(study.run.path, other, ignore=shutil.ignore_patterns("cache", "models"))
+    config = other / "config.toml"
+    text = config.read_text()
+    assert 'unit = "patient"' in text
+    config.write_text(text.replace('unit = "patient"', 'unit = "image"'))
+    with pytest.raises(DataError, match="run classifies patients, of-images images"):
+        compare_runs([study.run.path, other], tmp_path / "out", models=False)
 
 
 def test_subgroups_count_patients(study: StudyResult) -> None:

@@ -29,9 +29,9 @@ class ProtocolHead(Record):
 
     Attributes:
         name: Of the protocol.
-        n, n_groups: Test images that all recipes share, and their groups.
+        n, n_groups: Test images, or patients, that all recipes share, and their groups.
         group_unit: What such a group is.
-        per_class: Class → images.
+        per_class: Class → how many of them.
         labels: Of the recipes.
         notes: What a reader must know.
         spread: None where there are too few folds or groups.
@@ -76,7 +76,7 @@ class RecipeResult(Record):
 
     Attributes:
         metrics: Metric → value.
-        confusion: Images by true class (row) and predicted class (column).
+        confusion: Images, or patients, by true class (row) and predicted class (column).
         roc: Class → one-vs-rest ROC curve.
         folds: Models that were tested.
         place: Among the recipes of the protocol.
@@ -248,7 +248,7 @@ class RunFacts(Record):
         images, files: Usable images, and all.
         classes: Class → usable images.
         groups, patients, clusters: Of the usable images.
-        parts: Protocol → images of each part, fold by fold.
+        parts: Protocol → images, or patients, of each part, fold by fold.
         seed: Of the study.
         finished: Whether it has come to its end.
         verdict: None where there is none yet.
@@ -273,7 +273,7 @@ class RunFacts(Record):
 
 
 class OtherEvaluation(Record):
-    """A model on other data, from an output of ``evaluate``."""
+    """A model on other data, from an output of ``evaluate``; ``row`` is what ``n`` counts."""
 
     name: str
     class_names: tuple[str, ...]
@@ -284,6 +284,7 @@ class OtherEvaluation(Record):
     confusion: tuple[tuple[int, ...], ...]
     decisions: dict[str, float]
     warnings: tuple[str, ...]
+    row: Literal["image", "patient"] = "image"
 
 
 class ComparisonFile(StoredFile):
@@ -304,6 +305,7 @@ class ComparisonFile(StoredFile):
         tests: Of each recipe against the reference; those of a protocol are one family.
         external: Models on other data.
         published: Published networks that did not run here, counted and timed.
+        row: What the recipes classify, and what is counted: ``image`` or ``patient``.
     """
 
     hint: ClassVar[str] = "run `leukoscope compare` again"
@@ -324,6 +326,7 @@ class ComparisonFile(StoredFile):
     tests: tuple[PairedTest, ...]
     external: tuple[OtherEvaluation, ...]
     published: tuple[NamedNetwork, ...] = ()
+    row: Literal["image", "patient"] = "image"
 
     def with_networks(self, found: Mapping[str, MeasuredNetwork]) -> ComparisonFile:
         """The same with what was measured of the recipes' networks, by label."""

@@ -26,6 +26,7 @@ from leukoscope.config.stored import check_record
 from leukoscope.core.errors import DataError, LeukoscopeError
 from leukoscope.core.files import read_json, sha256_json, write_json
 from leukoscope.core.run_folder import training_history
+from leukoscope.core.views import plural
 from leukoscope.pipeline.progress import cpu_name
 
 CURVES = ("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
@@ -106,7 +107,8 @@ def _marks(recipe: Recipe, published: Recipe | None) -> Iterator[str]:
         yield "weights of an earlier training"
     configured, own = _epochs(recipe), _epochs(published)
     if configured != own:
-        yield f"{configured or 'no'} epochs, not {own or 'a linear head'}"
+        ran = plural(configured, "epoch") if configured else "no epochs"
+        yield f"{ran}, not {own or 'a linear head'}"
     one, other = _flat(recipe), _flat(published)
     differing = {key for key in {*one, *other} if one.get(key) != other.get(key)}
     changed = sorted(differing - _FOLLOWS)

@@ -45,6 +45,7 @@ from leukoscope.config.comparison import (
     RunVerdict,
 )
 from leukoscope.config.stored import check_record
+from leukoscope.config.study import StudyUnit
 from leukoscope.core.errors import UsageError, refuse_single, refuse_single_name
 from leukoscope.core.files import write_csv
 from leukoscope.core.known_classes import Roles
@@ -111,8 +112,8 @@ def compare_runs(
 ) -> ComparedRuns:
     """Write ``comparison.json``, ``.csv``, ``.md``, ``.html``, ``tables/*.csv``, ``figures/*.svg``.
 
-    Statistics are computed again from predictions and splits, on the test images that all
-    recipes share; parameters, operations, latency and layers from networks built anew.
+    Statistics are computed again from predictions and splits, on the test images (or patients)
+    that all recipes share; parameters, operations, latency and layers from networks built anew.
 
     Args:
         runs: Folders of ``study`` and ``train``, finished or not, and of ``evaluate``.
@@ -176,6 +177,7 @@ class _Head:
     """What is known of a comparison before its statistics."""
 
     command: str
+    row: StudyUnit
     settings: ComparisonSettings
     runs: tuple[RunFacts, ...]
     notes: tuple[str, ...]
@@ -195,6 +197,7 @@ def _head(
         options += ["--role", f"{name}={role}"]
     return _Head(
         command=typed("compare", *named, "--out", _without_folders(str(out)), *options),
+        row=sources[0].files.config.unit,
         settings=settings,
         runs=tuple(_run_facts(source) for source in sources),
         notes=tuple(note for source in sources for note in source.notes),
@@ -293,6 +296,7 @@ def _compared(
         ),
         tests=tuple(tests),
         external=tuple(external),
+        row=head.row,
     )
 
 

@@ -18,6 +18,7 @@ from leukoscope.core.known_classes import Roles
 from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import PREDICTIONS, RunFolder
+from leukoscope.core.views import plural
 from leukoscope.evaluation.predictions import PredictionTable, concatenate
 from leukoscope.evaluation.run_files import RunFiles
 from leukoscope.pipeline.folds import groups_of
@@ -65,7 +66,8 @@ def read_sources(paths: Sequence[Path]) -> tuple[list[ComparedRun], list[OtherEv
         The runs, and what the outputs of ``evaluate`` say.
 
     Raises:
-        DataError: A folder is neither, or a file is missing or damaged; names it.
+        DataError: A folder is neither, or a file is missing or damaged; names it. Some of the
+            runs classify patients, others images.
     """
     names = _unique_names(paths)
     sources, external = [], []
@@ -87,7 +89,20 @@ def read_sources(paths: Sequence[Path]) -> tuple[list[ComparedRun], list[OtherEv
             "only outputs of evaluate were given; there is no study to compare",
             hint="name at least one folder of `leukoscope study` or `leukoscope train`",
         )
+    _check_units(sources)
     return sources, external
+
+
+def _check_units(sources: Sequence[ComparedRun]) -> None:
+    """An answer for an image and one for a patient cannot be right or wrong on the same row."""
+    first = sources[0]
+    for source in sources[1:]:
+        if source.files.config.unit != first.files.config.unit:
+            raise DataError(
+                f"{first.name} classifies {first.files.config.unit}s, "
+                f"{source.name} {source.files.config.unit}s",
+                hint="compare runs that were made with the same --unit",
+            )
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
@@ -143,7 +158,8 @@ def _test_rows(table: PredictionTable, folds: Sequence[Fold]) -> tuple[Predictio
             keep &= ~rows
             notes.append(
                 f"{recipe} under {protocol} is left out: "
-                f"{len(missing)} of {len(expected[protocol])} folds have not ended."
+                f"{len(missing)} of {plural(len(expected[protocol]), 'fold')} "
+                f"{'has' if len(missing) == 1 else 'have'} not ended."
             )
     return table.take(keep), notes
 
@@ -167,6 +183,7 @@ def _read_evaluation(files: RunFiles, name: str) -> OtherEvaluation:
         confusion=result.confusion,
         decisions=metrics.decisions.share.model_dump(),
         warnings=metrics.warnings,
+        row=result.row,
     )
 
 

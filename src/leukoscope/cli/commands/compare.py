@@ -22,6 +22,7 @@ from leukoscope.cli.console import (
 )
 from leukoscope.cli.options import JsonOption, ProtocolOption, RoleOption
 from leukoscope.cli.options import roles as stated_roles
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.config.comparison import ComparisonFile, PairedTest
@@ -113,8 +114,10 @@ def _print_result(result: ComparisonFile) -> None:
     out = console()
     tests = {(test.protocol, test.a): test for test in result.tests}
     for head in result.protocols:
-        groups = f"{head.n_groups} {head.group_unit}s"
-        out.print(f"\n[bold]{head.name}[/]: {head.n} test images in {groups}")
+        counted = plural(head.n, f"test {result.row}")
+        if (head.n_groups, head.group_unit) != (head.n, result.row):
+            counted += f" in {plural(head.n_groups, head.group_unit)}"
+        out.print(f"\n[bold]{head.name}[/]: {counted}")
         found = [(e.label, e.results[head.name]) for e in result.entries if head.name in e.results]
         rows = [
             (
@@ -232,14 +235,15 @@ def _print(result: StudyResult, record: EnsembleFile) -> None:
         )
         for row in result.metrics.results
     ]
-    print_table(("model", "held out", "images", *shown.values()), rows, width=WIDTH)
+    counted = f"{result.metrics.results[0].row}s"
+    print_table(("model", "held out", counted, *shown.values()), rows, width=WIDTH)
     for name, protocols in record.weights.items():
         out.print(f"\n[bold]weights, {name}[/] (mean of the folds)")
         for protocol, folds in protocols.items():
             means = [sum(column) / len(folds) for column in zip(*folds, strict=True)]
             pairs = zip((m.name for m in record.members), means, strict=True)
             out.print(f"{protocol}: " + ", ".join(f"{n} {w:.2f}" for n, w in pairs), markup=False)
-    out.print("\n[bold]paired, on the same test images[/] (best member: by log loss on val)")
+    out.print(f"\n[bold]paired, on the same test {counted}[/] (best member: by log loss on val)")
     found: dict[tuple[str, str, str], list[str]] = {}
     for test in record.tests:
         found.setdefault((test.protocol, test.a, test.b), []).append(_difference(test))

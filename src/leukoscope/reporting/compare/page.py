@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from leukoscope.config.comparison import RunFacts
 from leukoscope.core.files import write_csv
 from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
@@ -104,6 +105,7 @@ def _head(comparison: ComparisonResult) -> Head:
     data = ", ".join(dict.fromkeys(run.data for run in runs))
     recipes = "recipe" if len(comparison.entries) == 1 else "recipes"
     name = f"{plural(len(comparison.entries), 'recipe')} on {data}"
+    most = max(head.n for head in comparison.protocols)
     notes = [
         *comparison.file.notes,
         *(
@@ -121,7 +123,7 @@ def _head(comparison: ComparisonResult) -> Head:
             (str(len(comparison.entries)), recipes),
             (str(len(runs)), "run" if len(runs) == 1 else "runs"),
             (", ".join(head.name for head in comparison.protocols), "protocols"),
-            (count(max(head.n for head in comparison.protocols)), "test images"),
+            (count(most), f"test {comparison.row}{'' if most == 1 else 's'}"),
         ),
         headline=Headline("inconclusive", "Answer", "→", _answer(comparison)),
         lead=[
@@ -165,7 +167,7 @@ def _spans(comparison: ComparisonResult) -> Ranges:
         text = interval(found, metric)
         spans.append(Span(comparison.name(entry), text, found.value, found.low, found.high))
     title = f"{metric_title(metric)}, {protocol_title(head.name).lower()}"
-    return Ranges(f"{title} (n = {tables.sample(head)}, {comparison.level} intervals)",
+    return Ranges(f"{title} (n = {tables.sample(comparison, head)}, {comparison.level} intervals)",
                   tuple(spans))  # fmt: skip
 
 
@@ -175,9 +177,12 @@ def _about(comparison: ComparisonResult, data: str) -> list[tuple[str, str]]:
     seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in runs)))
     made = [run.command for run in runs if run.command]
     about = [
-        ("Data", f"{data}: {', '.join(dict.fromkeys(plural(r.images, 'image') for r in runs))}"),
+        ("Data", f"{data}: {', '.join(dict.fromkeys(_size(comparison, run) for run in runs))}"),
         *(
-            (f"Protocol {head.name}", f"{protocol_title(head.name)}; {tables.sample(head)}")
+            (
+                f"Protocol {head.name}",
+                f"{protocol_title(head.name)}; {tables.sample(comparison, head)}",
+            )
             for head in comparison.protocols
         ),
         ("Seed", seeds),
@@ -185,6 +190,11 @@ def _about(comparison: ComparisonResult, data: str) -> list[tuple[str, str]]:
         ("Runs", ", ".join(f"{r.name}{'' if r.finished else ' (unfinished)'}" for r in runs)),
     ]
     return about + [("Made by", f"`{text}`") for text in made]
+
+
+def _size(comparison: ComparisonResult, run: RunFacts) -> str:
+    images = plural(run.images, "image")
+    return images if comparison.row == "image" else f"{images} of {plural(run.patients, 'patient')}"
 
 
 def _epochs(comparison: ComparisonResult) -> str:

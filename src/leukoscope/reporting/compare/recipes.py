@@ -20,7 +20,7 @@ from leukoscope.core.protocols import protocol_title
 from leukoscope.reporting.compare.result import ComparisonResult, big
 from leukoscope.reporting.compare.tables import recipe_field
 from leukoscope.reporting.content import Column, Table, words
-from leukoscope.reporting.formats import DASH, count, number
+from leukoscope.reporting.formats import DASH, count, number, plural
 from leukoscope.reporting.record_tables import (
     Cell,
     Field,
@@ -33,17 +33,17 @@ from leukoscope.reporting.record_tables import (
 from leukoscope.reporting.study.data import part_sizes
 
 FORMULAS: tuple[tuple[str, str, str], ...] = (
-    ("Accuracy", "Σ_k TP_k / n", "share of images whose most probable class is the true one"),
+    ("Accuracy", "Σ_k TP_k / n", "share of {row}s whose most probable class is the true one"),
     ("Precision of class k", "TP_k / (TP_k + FP_k)", "undefined where nothing is called k"),
-    ("Recall (sensitivity) of class k", "TP_k / (TP_k + FN_k)", "undefined where no image is k"),
+    ("Recall (sensitivity) of class k", "TP_k / (TP_k + FN_k)", "undefined where no {row} is k"),
     ("Specificity of class k", "TN_k / (TN_k + FP_k)", ""),
     ("F1 of class k", "2 TP_k / (2 TP_k + FP_k + FN_k)", ""),
     ("Balanced accuracy", "(1/K) Σ_k recall_k", "mean over the K classes"),
     ("Macro F1", "(1/K) Σ_k F1_k", "every class counts the same"),
-    ("Weighted F1", "Σ_k (n_k / n) F1_k", "every image counts the same"),
+    ("Weighted F1", "Σ_k (n_k / n) F1_k", "every {row} counts the same"),
     (
         "ROC AUC of class k",
-        "P(p_k of a k image > p_k of another) + ½ P(equal)",
+        "P(p_k of a k {row} > p_k of another) + ½ P(equal)",
         "averaged over classes, one against the rest; with two classes the positive one’s",
     ),
     ("PR AUC of class k", "Σ_t (R_t − R_(t−1)) P_t", "average precision, averaged likewise"),
@@ -410,19 +410,20 @@ def _distinct(runs: Sequence[RunFacts]) -> list[RunFacts]:
 def _data_note(comparison: ComparisonResult) -> str:
     parts = []
     for run in _distinct(comparison.file.runs):
-        patients = f"{count(run.patients)} patients" if run.patients else "no patient ids"
+        patients = plural(run.patients, "patient") if run.patients else "no patient ids"
         parts.append(
-            f"{run.data}: {count(run.images)} usable images of {count(run.files)} files, "
-            f"{patients}, {count(run.groups)} components of duplicated or overlapping images, "
-            f"{count(run.clusters)} acquisition clusters."
+            f"{run.data}: {plural(run.images, 'usable image')} of {plural(run.files, 'file')}, "
+            f"{patients}, {plural(run.groups, 'component')} of duplicated or overlapping images, "
+            f"{plural(run.clusters, 'acquisition cluster')}."
         )
     return " ".join(parts)
 
 
 def splits(comparison: ComparisonResult) -> Table:
-    """Images in each part of each fold, the mean over the folds."""
+    """Images, or patients, in each part of each fold, the mean over the folds."""
+    row = comparison.row
     return table_of(
-        "Images per part, mean of the folds",
+        f"{row.capitalize()}s per part, mean of the folds",
         [
             (head.name, run, parts)
             for head in comparison.protocols
@@ -436,7 +437,7 @@ def splits(comparison: ComparisonResult) -> Table:
         value("Seed", lambda row: str(row[1].seed)),
         note="val selects and stops, cal calibrates a single hold-out (several folds calibrate "
         "each other), test is used once; purged: kept out of "
-        "training because the image overlaps a test image.",
+        f"training because the {row} overlaps a test {row}.",
         grouped=True,
     )  # fmt: skip
 
@@ -450,9 +451,11 @@ def prior_work(comparison: ComparisonResult) -> Table:
 
 def formulas(comparison: ComparisonResult) -> Table:
     """How each metric is computed."""
+    row = comparison.row
     columns = (Column("Metric"), Column("Formula", code=True), Column("Remark"))
+    rows = tuple(tuple(cell.replace("{row}", row) for cell in cells) for cells in FORMULAS)
     note = (
-        "n images, K classes; TP, FP, FN, TN count images of class k against the rest; p are "
+        f"n {row}s, K classes; TP, FP, FN, TN count {row}s of class k against the rest; p are "
         "calibrated probabilities. What is undefined is left out, never set to 0."
     )
-    return Table("How the metrics are computed", columns, FORMULAS, note)
+    return Table("How the metrics are computed", columns, rows, note)

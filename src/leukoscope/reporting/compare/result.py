@@ -39,6 +39,11 @@ class ComparisonResult:
         return self.file.metric
 
     @property
+    def row(self) -> str:
+        """What is classified and counted: ``image`` or ``patient``."""
+        return self.file.row
+
+    @property
     def level(self) -> str:
         """Level of the intervals, e.g. ``95 %``."""
         return f"{100 * self.file.confidence:g} %"

@@ -32,7 +32,7 @@ from leukoscope.reporting.figures import comparison as charts
 from leukoscope.reporting.figures.classification import confusion_matrices
 from leukoscope.reporting.figures.comparison import MOST_LINES, roc_overlay
 from leukoscope.reporting.figures.comparison_cost import architecture, cost_scatter
-from leukoscope.reporting.formats import is_percent, metric_title
+from leukoscope.reporting.formats import is_percent, metric_title, plural
 from leukoscope.reporting.gallery import Gallery
 
 BAR_METRICS = ("accuracy", "macro_f1", "roc_auc")
@@ -45,7 +45,7 @@ def glance(comparison: ComparisonResult, gallery: Gallery) -> Section:
     blocks: list[Block] = [tables.overview(comparison), *present(tables.verdicts(comparison))]
     few = [head for head in comparison.protocols if head.n_groups < MIN_GROUPS]
     if few:
-        text = ", ".join(f"{protocol_title(h.name)} ({tables.sample(h)})" for h in few)
+        text = ", ".join(f"{protocol_title(h.name)} ({tables.sample(comparison, h)})" for h in few)
         blocks.append(
             Paragraph(
                 f"Few groups were held out: {text}. Intervals and places rest on them alone; with "
@@ -68,7 +68,7 @@ def glance(comparison: ComparisonResult, gallery: Gallery) -> Section:
 
 def sizes(comparison: ComparisonResult) -> str:
     """The sample size under each protocol, for captions."""
-    return "; ".join(f"{h.name}: n = {tables.sample(h)}" for h in comparison.protocols)
+    return "; ".join(f"{h.name}: n = {tables.sample(comparison, h)}" for h in comparison.protocols)
 
 
 def estimates(comparison: ComparisonResult, metric: str) -> list[tuple[str, charts.Estimates]]:
@@ -143,8 +143,9 @@ def further(comparison: ComparisonResult, gallery: Gallery) -> Section:
             gallery.draw(
                 "radar",
                 lambda: charts.radar(titles, panels),
-                caption=f"Six metrics of the {min(MOST_RADAR, len(comparison.entries))} recipes "
-                f"with the best places; outside is better ({sizes(comparison)}).",
+                caption="Six metrics of the "
+                f"{plural(min(MOST_RADAR, len(comparison.entries)), 'recipe')} with the best "
+                f"places; outside is better ({sizes(comparison)}).",
                 alt="Radar chart of six metrics.",
             )
         )
@@ -190,7 +191,8 @@ def _boxes(comparison: ComparisonResult, gallery: Gallery) -> Picture | None:
             comparison.names, panels, xlabel=f"{metric_title(comparison.metric)}{unit}"
         ),
         caption=f"Spread of {metric_title(comparison.metric)} ({over}); box: quartiles and "
-        "median, whiskers: smallest and largest; a point a fold or group of 5 images or more.",
+        "median, whiskers: smallest and largest; a point a fold or group of 5 "
+        f"{comparison.row}s or more.",
         alt="Box plots of every recipe.",
     )
 
@@ -247,7 +249,7 @@ def _roc(comparison: ComparisonResult, gallery: Gallery, head: ProtocolHead) -> 
         f"roc-{protocol}",
         lambda: roc_overlay(panels),
         caption=f"One-vs-rest ROC curves, {protocol_title(protocol).lower()} "
-        f"(n = {tables.sample(head)}); the best recipes in colour{grey}.",
+        f"(n = {tables.sample(comparison, head)}); the best recipes in colour{grey}.",
         alt="ROC curves of all recipes, one panel a class.",
     )
 
@@ -373,7 +375,7 @@ def _curves(
         f"curves-{what}",
         lambda: charts.training_curves(panels, what),
         caption=f"Training and validation {what} by epoch, one line a fold "
-        f"(n = {len(panels)} recipes).",
+        f"(n = {plural(len(panels), 'recipe')}).",
         alt=f"{what.capitalize()} curves of all recipes.",
     )
 

@@ -42,7 +42,6 @@ from leukoscope.reporting.formats import (
     seconds,
 )
 from leukoscope.reporting.record_tables import (
-    N_IMAGES,
     PROTOCOL,
     Field,
     code,
@@ -65,9 +64,9 @@ ALL_METRICS = (
 def overview(comparison: ComparisonResult) -> Table:
     """One row a recipe, the protocols side by side, with cost and the study's own figure."""
     names = [head.name for head in comparison.protocols]
-    sizes = "; ".join(f"{head.name}: {sample(head)}" for head in comparison.protocols)
+    sizes = "; ".join(f"{h.name}: {sample(comparison, h)}" for h in comparison.protocols)
     return table_of(
-        f"All recipes on the same test images ({comparison.level} intervals; {sizes})",
+        f"All recipes on the same test {comparison.row}s ({comparison.level} intervals; {sizes})",
         comparison.entries,
         recipe_field(comparison),
         *each(names, lambda name: f"Accuracy, {name}",
@@ -92,10 +91,12 @@ def _fit_times(entry: ComparedRecipe, names: Sequence[str]) -> str:
     return joined([seconds(mean(entry.trained(name).seconds)) for name in names])
 
 
-def sample(head: ProtocolHead) -> str:
-    """How many images in how many groups."""
-    groups = plural(head.n_groups, head.group_unit)
-    return f"{plural(head.n, 'image')} in {groups}"
+def sample(comparison: ComparisonResult, head: ProtocolHead) -> str:
+    """How many images, or patients, in how many groups."""
+    counted = plural(head.n, comparison.row)
+    if head.group_unit == comparison.row and head.n_groups == head.n:
+        return counted
+    return f"{counted} in {plural(head.n_groups, head.group_unit)}"
 
 
 def epochs(entry: ComparedRecipe, protocols: Sequence[str]) -> str:
@@ -201,7 +202,7 @@ def paired_tests(comparison: ComparisonResult) -> Table | None:
         else "The reference was chosen beforehand."
     )
     return table_if_any(
-        f"Paired tests of {metric_title(metric)} on the same images "
+        f"Paired tests of {metric_title(metric)} on the same {comparison.row}s "
         f"({comparison.level} intervals of the difference)",
         rows,
         text("Protocol and reference",
@@ -231,6 +232,7 @@ def per_class(comparison: ComparisonResult, entry: ComparedRecipe) -> Table:
             if head.name in entry.results
             for name in comparison.class_names
         ],
+        comparison.row,
     )
 
 
@@ -318,7 +320,7 @@ def external(comparison: ComparisonResult) -> Table | None:
         f"On other data ({comparison.level} intervals)", comparison.file.external,
         text("Evaluation", "name"),
         text("Classes", lambda e: ", ".join(map(class_title, e.class_names))),
-        N_IMAGES,
+        text("n", lambda e: plural(e.n, e.row)),
         text("n groups", lambda e: plural(e.n_groups, e.group_unit)),
         *scores(("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "ece")),
         text("What to know", lambda e: "; ".join(e.warnings) or DASH),
