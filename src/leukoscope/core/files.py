@@ -12,12 +12,54 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, TextIO
 
 from leukoscope.core.errors import DataError
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a spreadsheet knows one, behind our own apostrophes
+
+_TABLES_AND_TEXTS = frozenset((
+    ".csv", ".tsv", ".parquet", ".xls", ".xlsx", ".ods", ".txt", ".md", ".log", ".json", ".jsonl",
+    ".xml", ".yaml", ".yml", ".toml", ".ini", ".html", ".htm", ".doc", ".docx", ".rtf",
+))  # fmt: skip
+_TEXT_NAMES = frozenset({"readme", "license", "licence"})
+
+
+def is_table_or_text(name: str) -> bool:
+    """Whether a file's name says that it lies beside images in a folder and is none.
+
+    >>> [is_table_or_text(name) for name in ("aml/cells.CSV", "README", "a.txt.png", "scan.pdf")]
+    [True, True, False, False]
+    """
+    stem, dot, suffix = name.rpartition("/")[2].rpartition(".")  # pathlib is slow
+    if not dot or not stem:
+        return suffix.lower() in _TEXT_NAMES
+    return f".{suffix.lower()}" in _TABLES_AND_TEXTS
+
+
+@dataclass
+class LeftOut:
+    """Counts what is passed over (tables and texts in a folder of images), and keeps the first."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, path: Path | str) -> None:
+        """One more."""
+        self.count += 1
+        self.first = self.first or str(path)
+
+    @property
+    def words(self) -> str:
+        """In one line; empty where there is none."""
+        if not self.count:
+            return ""
+        files = "1 file that is no image was" if self.count == 1 else (
+            f"{self.count:,} files that are no images were"
+        )  # fmt: skip
+        return f"{files} left out, e.g. {self.first}"
 
 
 @contextmanager

@@ -13,47 +13,18 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from leukoscope.core.files import is_folder
+from leukoscope.core.files import LeftOut, is_folder, is_table_or_text
 from leukoscope.runtime.prediction import Failure
 
 # What stands beside phantom images and is not meant as input.
 _TRUTH = Path("truth", "truth.json")  # ground truth of `leukoscope phantom`
 _BESIDE_TRUTH = ("truth", "manifest.csv", "README.md")
 _LITTER = ("Thumbs.db", "desktop.ini")
-TABLES_AND_TEXTS = frozenset((
-    ".csv", ".tsv", ".parquet", ".xls", ".xlsx", ".ods", ".txt", ".md", ".log", ".json", ".jsonl",
-    ".xml", ".yaml", ".yml", ".toml", ".ini", ".html", ".htm", ".doc", ".docx", ".rtf",
-))  # fmt: skip
-"""Extensions of what lies beside images in a folder and is none."""
 SAMPLES = 32  # of the files are looked at to choose a bundle
 _UNFINISHED = ".partial"  # what `predict` itself is writing, perhaps into the very folder
-
-
-@dataclass
-class LeftOut:
-    """Counts what is passed over (tables and texts in a folder of images), and keeps the first."""
-
-    count: int = 0
-    first: str = ""
-
-    def add(self, path: Path | str) -> None:
-        """One more."""
-        self.count += 1
-        self.first = self.first or str(path)
-
-    @property
-    def words(self) -> str:
-        """In one line; empty where there is none."""
-        if not self.count:
-            return ""
-        files = "1 file that is no image was" if self.count == 1 else (
-            f"{self.count:,} files that are no images were"
-        )  # fmt: skip
-        return f"{files} left out, e.g. {self.first}"
 
 
 class Inputs:
@@ -105,7 +76,7 @@ def expand_inputs(
 
     A folder stands for everything below it, sorted, files before folders, but for hidden files,
     unfinished output (``.partial``), the ground truth that lies beside phantom images, and tables
-    and texts, by their extension. Any other file in it is kept: where it is no image, reading it
+    and texts, by their names. Any other file in it is kept: where it is no image, reading it
     fails, and so the user learns of it; so is a table that is named itself. Symbolic links are
     followed; a folder that leads back into itself is entered once.
 
@@ -182,7 +153,7 @@ def _walk(top: Path, entered: set[str], left_out: LeftOut) -> Iterator[Path | Fa
                 continue
             if below:
                 inner.append(folder / name)
-            elif Path(name).suffix.lower() in TABLES_AND_TEXTS:
+            elif is_table_or_text(name):
                 left_out.add(folder / name)
             else:
                 yield folder / name

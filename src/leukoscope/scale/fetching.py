@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 from leukoscope.core.errors import DataError, MissingExtraError, UsageError
-from leukoscope.core.files import csv_value, leaves_folder
+from leukoscope.core.files import LeftOut, csv_value, leaves_folder
 from leukoscope.core.threads import ordered_map
 from leukoscope.imaging.decode import MAX_BYTES
-from leukoscope.runtime.input_files import LeftOut, expand_inputs
+from leukoscope.runtime.input_files import expand_inputs
 from leukoscope.runtime.prediction import Failure
 
 if TYPE_CHECKING:

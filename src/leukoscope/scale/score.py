@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from leukoscope.core.errors import MissingExtraError, UnknownNameError, UsageError
-from leukoscope.core.files import atomic_path, csv_writer, sha256_file, write_json
+from leukoscope.core.files import LeftOut, atomic_path, csv_writer, sha256_file, write_json
 from leukoscope.core.program import __version__
 from leukoscope.core.run_folder import only_writer
 from leukoscope.runtime.bundle import Bundle, installed_bundles, read_bundle
 from leukoscope.runtime.bundle_matching import choose_bundle
 from leukoscope.runtime.engine_choice import open_for
 from leukoscope.runtime.engines import available_cores
-from leukoscope.runtime.input_files import LeftOut
 from leukoscope.runtime.outputs import csv_cells
 from leukoscope.scale.fetching import URL_RULES, UrlRule, image_names, is_url, local_files
 from leukoscope.scale.journal import Journal, ShardResult, read_journal

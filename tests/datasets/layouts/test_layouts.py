@@ -446,7 +446,10 @@ def test_columns_of_published_sets(tmp_path: Path, put: Put) -> None:
 def test_numbers_that_stand_for_two_patients_are_told(tmp_path: Path, put: Put) -> None:
     for k, folder in enumerate(["aml/1", "aml/2", "apl/1", "apl/3"]):
         put(tmp_path / folder / "a.png", k)
-    assert any("1 folders of patients" in w for w in inspect_dataset(tmp_path).warnings)
+    assert any(
+        "the same number in several classes: 1, e.g. 1;" in w
+        for w in inspect_dataset(tmp_path).warnings
+    )
 
 
 def test_a_class_folder_itself(tmp_path: Path, put: Put) -> None:
@@ -562,20 +565,34 @@ def test_links_do_not_loop_and_keep_true_paths(tmp_path: Path, put: Put) -> None
 
 def test_broken_files_are_quarantined_with_a_reason(tmp_path: Path, put: Put) -> None:
     four_classes(tmp_path, put)
-    (tmp_path / "Pro" / "notes.txt").write_text("not an image")
+    (tmp_path / "Pro" / "notes.pdf").write_text("not an image")
     (tmp_path / "Pro" / "empty.jpg").write_bytes(b"")
     whole = put(tmp_path / "Pro" / "cut.png", 8).read_bytes()
     (tmp_path / "Pro" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "README.txt").write_text("outside class folders")
     manifest = load_dataset(tmp_path)
     reasons = {r.path: r.reason.partition(": ")[0] for r in manifest.images if r.reason}
     assert reasons == {
         "Pro/cut.png": "truncated",
         "Pro/empty.jpg": "empty",
-        "Pro/notes.txt": "not-an-image",
+        "Pro/notes.pdf": "not-an-image",
     }
     assert all(r.status == "quarantined" for r in manifest.images if r.reason)
-    assert any("README.txt" in note for note in manifest.notes)
+
+
+def test_tables_and_texts_in_class_folders_are_left_out_and_counted(
+    tmp_path: Path, put: Put
+) -> None:
+    four_classes(tmp_path, put)
+    (tmp_path / "Pro" / "cells.CSV").write_text("cell,x,y")
+    manifest = load_dataset(tmp_path)
+    assert "1 file that is no image was left out, e.g. Pro/cells.CSV" in manifest.notes
+    for name in ("README.txt", "Pro/README", "Pro/notes.md", "Benign/counts.xlsx"):
+        (tmp_path / name).write_text("no image")
+    manifest = load_dataset(tmp_path)
+    assert [r.path for r in manifest.images if r.reason] == []
+    assert len(manifest.images) == 4
+    words = "5 files that are no images were left out, e.g. Benign/counts.xlsx"
+    assert words in manifest.notes
 
 
 def test_progress_counts_every_file(tmp_path: Path, put: Put) -> None:

@@ -120,7 +120,9 @@ def join_patients(listing: Listing, placement: Placement) -> Placement:
     }
     warnings = list(placement.warnings)
     if lost:
-        warnings.append(f"{path.name} does not list {len(lost)} patients, e.g. {min(lost)}")
+        warnings.append(
+            f"{path.name} does not list {plural(len(lost), 'patient')}, e.g. {min(lost)}"
+        )
     ignored = f"{path.relative_to(listing.root)}" if path.is_relative_to(listing.root) else ""
     if ignored and warnings:
         warnings = [text for text in warnings if not text.endswith(f"e.g. {ignored}")]

@@ -9,7 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from leukoscope.core.errors import LayoutError
-from leukoscope.core.files import leaves_folder, read_json, sha256_file
+from leukoscope.core.files import (
+    LeftOut,
+    is_table_or_text,
+    leaves_folder,
+    read_json,
+    sha256_file,
+)
 from leukoscope.core.known_classes import CLASSES
 from leukoscope.core.labels import class_title, open_name, resolve_class
 from leukoscope.core.records import DESCRIBING_COLUMNS, MANIFEST_COLUMNS
@@ -48,7 +54,9 @@ def place_by_folders(
 ) -> Placement:
     """Say what each file is by the folders it lies in.
 
-    The deepest folder that names a class counts. Where both original and segmented pictures are
+    The deepest folder that names a class counts. Tables and texts are left out, and outside class
+    folders whatever is no image; other files in a class folder are kept, so that the audit names
+    them as unreadable. Where both original and segmented pictures are
     there, only those of ``use`` are used; the others stay in the manifest as ``excluded``.
     """
     steps = read_folders(listing, class_map)
@@ -56,15 +64,15 @@ def place_by_folders(
     root_label = ""
     if not any(s.label for s in steps.values()):
         root_label = resolve_class(root_name, class_map) or ""
-    placed, ignored = [], []
+    placed, left_out = [], LeftOut()
     for name, found in steps.items():
         if root_label and "/" not in name:
             found = PathMeaning(root_name, "", root_label)
             steps[name] = found
-        if is_image_name(name) or found.label:
+        if is_image_name(name) or (found.label and not is_table_or_text(name)):
             placed.append(_place_file(name, found))
         else:
-            ignored.append(name)
+            left_out.add(name)
     placed = _set_twins_aside(placed, steps, use)
     placed = _name_part_folders(placed, steps)
     warnings = [
@@ -72,11 +80,8 @@ def place_by_folders(
         *_class_warnings(listing, placed, steps, class_map),
         *_id_warnings(placed),
     ]
-    if ignored:
-        warnings.append(
-            f"{len(ignored)} files that are no images, outside class folders, were left out, "
-            f"e.g. {ignored[0]}"
-        )
+    if left_out.count:
+        warnings.append(left_out.words)
     return Placement(placed, warnings, root_label)
 
 
@@ -123,8 +128,9 @@ def _id_warnings(placed: list[Placed]) -> list[str]:
     if not bare:
         return []
     return [
-        f"{len(bare)} folders of patients have the same number in several classes, e.g. {bare[0]}: "
-        "taken for one patient; if each class counts anew, write a manifest with patient_id"
+        "folders of patients with the same number in several classes: "
+        f"{len(bare)}, e.g. {bare[0]}; taken for one patient; if each class "
+        "counts anew, write a manifest with patient_id"
     ]
 
 
@@ -158,13 +164,14 @@ def _walk_warnings(listing: Listing) -> list[str]:
         warnings.append(f"{what} were skipped (files: {files})")
     if listing.links:
         warnings.append(
-            f"{len(listing.links)} links lead to folders already read and were not followed, "
+            f"{plural(len(listing.links), 'link')} to folders already read "
+            f"{'was' if len(listing.links) == 1 else 'were'} not followed, "
             f"e.g. {listing.links[0]}"
         )
     if listing.closed:
         warnings.append(
-            f"{len(listing.closed)} folders could not be opened, e.g. {listing.closed[0]}: their "
-            "images are missing here"
+            f"{plural(len(listing.closed), 'folder')} could not be opened, e.g. "
+            f"{listing.closed[0]}: what lies below is missing here"
         )
     return warnings
 
@@ -405,8 +412,10 @@ def _corrected(path: Path) -> list[str]:
         return [
             f"{path.name} was changed after {beside.name} was written: its labels have no source"
         ]
+    changed = len(record.get("changes", ()))
     return [
-        f"{len(record.get('changes', ()))} labels were corrected after a model had queued them "
+        f"{plural(changed, 'label')} {'was' if changed == 1 else 'were'} corrected after "
+        "a model had queued them "
         f"({beside.name}): scores of the same kind of model are flattered"
     ]
 
