@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from leukoscope.core.records import ImageRecord, Manifest
-from leukoscope.pipeline.folds import study_rows
+from leukoscope.pipeline.folds import study_rows, undecided_protocols
 from leukoscope.study.options import study_config
 from leukoscope.study.plan import _limits
 
@@ -29,6 +29,17 @@ def _said(per_class: dict[str, tuple[int, int]], **options: object) -> str:
     manifest = Manifest(Path("d"), records)
     config = study_config("d", **options)  # type: ignore[arg-type]
     return "\n".join(_limits(manifest, study_rows(manifest, config), config, cut_out=False))
+
+
+def test_merged_clusters_are_planned_only_if_the_audit_finds_overlaps() -> None:
+    (row,) = undecided_protocols(("random", "acquisition", "acquisition-merged"))
+    assert row["protocol"] == "acquisition-merged"
+    assert row["reason"].startswith("if overlapping fields join clusters")
+    assert undecided_protocols(("random", "grouped")) == ()
+
+
+def test_one_patient_is_no_plural() -> None:
+    assert "b: 1 patient, about 1 of them" in _said({"a": (24, 2), "b": (1, 2)}, folds=5)
 
 
 def test_the_other_folds_calibrate_a_fold() -> None:

@@ -149,6 +149,16 @@ def surely_inapplicable(
     return tuple(rows)
 
 
+def undecided_protocols(protocols: Iterable[str]) -> tuple[dict[str, str], ...]:
+    """Of some protocols those that apply only if the audit finds what they are about.
+
+    >>> undecided_protocols(("random", "acquisition-merged"))[0]["protocol"]
+    'acquisition-merged'
+    """
+    reason = "if overlapping fields join clusters, which the audit will tell"
+    return tuple({"protocol": p, "reason": reason} for p in protocols if p == "acquisition-merged")
+
+
 def none_applies(inapplicable: Sequence[Mapping[str, str]], config: StudyConfig) -> DataError:
     """The error of a study, or of an arm, without a protocol."""
     reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in inapplicable)

@@ -22,7 +22,12 @@ from leukoscope.datasets.audit.measurements import audit_image
 from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.pipeline.features.inputs import GROUND, load_input, observe
 from leukoscope.pipeline.features.one_pass import NumberTable
-from leukoscope.pipeline.folds import none_applies, study_rows, surely_inapplicable
+from leukoscope.pipeline.folds import (
+    none_applies,
+    study_rows,
+    surely_inapplicable,
+    undecided_protocols,
+)
 from leukoscope.pipeline.inapplicable import PictureScale
 from leukoscope.pipeline.perturbed import PATIENT_IMAGES, PERTURBED_IMAGES, perturbed_inputs
 from leukoscope.pipeline.probes import number_table, probe_recipe, sees_image
@@ -74,6 +79,8 @@ class StudyPlan:
         limits: What the data cannot show, in sentences.
         inapplicable: ``{"protocol", "reason"}`` for each that the data cannot support; the audit
             may find more.
+        undecided: ``{"protocol", "reason"}`` for each that is counted here, and of which the audit
+            decides whether it applies.
     """
 
     n_files: int
@@ -82,6 +89,7 @@ class StudyPlan:
     disk_mb: float
     limits: tuple[str, ...]
     inapplicable: tuple[dict[str, str], ...]
+    undecided: tuple[dict[str, str], ...]
 
 
 def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
@@ -126,11 +134,12 @@ def plan_study(config: StudyConfig, listener: Listener) -> StudyPlan:
         disk_mb += written_mb
     for probe in config.probes:
         seconds = _probe_seconds(config, probe, timed, n, fits, paths)
-        steps.append(PlannedStep(f"probe {probe}", f"{fits} fits", seconds))
+        steps.append(PlannedStep(f"probe {probe}", plural(fits, "fit"), seconds))
         disk_mb += n * FEATURES_MB if sees_image(probe) else 0
     steps.append(PlannedStep("statistics, bundle, report", "", 20 + n * 0.008))
     limits = tuple(_limits(manifest, rows, config, cut_out))
-    return StudyPlan(len(manifest.images), n, tuple(steps), disk_mb, limits, left_out)
+    undecided = undecided_protocols(protocols)
+    return StudyPlan(len(manifest.images), n, tuple(steps), disk_mb, limits, left_out, undecided)
 
 
 def _recipe_steps(
@@ -315,8 +324,8 @@ def _beyond_promise(manifest: Manifest, rows: Manifest, config: StudyConfig) -> 
     patients = len({patient for _, patient in pairs})
     if patients and (held := round(patients * calibrating)) < fewest:
         yield (
-            f"{patients} patients, about {held} of them for calibration; a guarantee of {share} by "
-            f"patient needs {fewest} and is not attainable."
+            f"{plural(patients, 'patient')}, about {held} of them for calibration; a "
+            f"guarantee of {share} by patient needs {fewest} and is not attainable."
         )
     noun = "patients" if config.unit == "patient" else "images"
     for name in manifest.class_names:
@@ -324,8 +333,8 @@ def _beyond_promise(manifest: Manifest, rows: Manifest, config: StudyConfig) -> 
         held = round(own * calibrating)
         if own and held < fewest and config.unit == "image":
             yield (
-                f"{name}: {own} patients, about {held} of them for calibration; a guarantee of "
-                f"{share} by class and patient needs {fewest} and is not attainable."
+                f"{name}: {plural(own, 'patient')}, about {held} of them for calibration; a "
+                f"guarantee of {share} by class and patient needs {fewest} and is not attainable."
             )
         cal = round(by_class[name] * calibrating)
         if cal < fewest:

@@ -340,6 +340,9 @@ def _show_plan(config: StudyConfig, as_json: bool, jobs: int) -> int:
     out.print(f"disk: about {plan.disk_mb:.0f} MB in the study's folder")
     for row in plan.inapplicable:
         out.print(f"{row['protocol']} does not apply: {row['reason']}", markup=False)
+    for row in plan.undecided:
+        said = f"{row['protocol']} is counted here, and applies only {row['reason']}"
+        out.print(said, markup=False)
     out.print("\n[bold]What this data cannot show[/]")
     for text in plan.limits or ("nothing was found that would limit the report",):
         out.print(f"· {text}", markup=False)
