@@ -35,6 +35,7 @@ from leukoscope.pipeline.jobs import (
 from leukoscope.pipeline.probes import plain_logits
 from leukoscope.pipeline.progress import Progress
 from leukoscope.pipeline.results.summary import summarise
+from leukoscope.reporting.formats import metric_title
 from leukoscope.study.options import study_config
 
 RECIPES = ("patient-spread", "patient-mean", "patient-attention")
@@ -107,7 +108,9 @@ def measure(data: Path, cache: Path) -> dict[str, Any]:
 
 def table(measured: Mapping[str, Any]) -> list[str]:
     """Markdown: one line a recipe, and one for the shares."""
-    lines = [f"| what | {' | '.join(METRICS)} | right by class | next 20 patients |"]
+    lines = [
+        f"| what | {' | '.join(map(metric_title, METRICS))} | right by class | next 20 patients |"
+    ]
     lines.append("|---" * (len(METRICS) + 3) + "|")
     for entry in (*measured["results"], *measured["probes"]):
         cells = [interval(entry["metrics"][name]) for name in METRICS]
