@@ -191,7 +191,7 @@ def test_with_few_patients_val_and_cal_are_cut_by_component_and_it_is_said() -> 
     check_folds(made, column(data, "patient_id"))
     assert all(fold.ids("val") and fold.ids("cal") for fold in made)
     assert split_notes(made, data, one) == [
-        "grouped: in 1 of 1 folds val or cal shares patients with train, because a class has "
+        "grouped: in 1 of 1 fold val or cal shares patients with train, because a class has "
         "fewer than three patients left; test is disjoint.",
     ]
 
@@ -418,7 +418,7 @@ def test_quarantined_images_stand_in_no_fold() -> None:
 def test_check_folds_names_the_leak_and_lets_purged_images_pass() -> None:
     groups = {"a": "g1", "b": "g1", "c": ""}
     with pytest.raises(
-        SplitError, match=r"random, fold 2: 1 groups .* g1 has a in test and b in val"
+        SplitError, match=r"random, fold 2: 1 group is .* g1 has a in test and b in val"
     ):
         check_folds([Fold("random", 2, {"a": "test", "b": "val", "c": "train"})], groups)
     check_folds([Fold("random", 2, {"a": "test", "b": "purged", "c": "train"})], groups)

@@ -8,7 +8,7 @@ from leukoscope.config.study import SplitConfig
 from leukoscope.core.errors import SplitError
 from leukoscope.core.protocols import PROTOCOLS, by_column
 from leukoscope.core.records import Fold, Manifest
-from leukoscope.core.views import plural
+from leukoscope.core.views import is_or_are, plural
 
 
 def check_folds(folds: Sequence[Fold], groups: Mapping[str, str]) -> None:
@@ -33,7 +33,8 @@ def check_folds(folds: Sequence[Fold], groups: Mapping[str, str]) -> None:
             group = shared[0]
             part = fold.parts[others[group]]
             raise SplitError(
-                f"{fold.protocol}, fold {fold.fold}: {len(shared)} groups are in two parts; "
+                f"{fold.protocol}, fold {fold.fold}: {plural(len(shared), 'group')} "
+                f"{is_or_are(len(shared))} in two parts; "
                 f"group {group} has {tested[group]} in test and {others[group]} in {part}"
             )
 
@@ -65,20 +66,20 @@ def split_notes(folds: Sequence[Fold], manifest: Manifest, config: SplitConfig) 
         if leaks:
             people = _shared_patients(folds, patients) if groups is patients else ""
             notes.append(
-                f"{name}: {leaks} of {tested} test images{people} {kind} images that the model "
-                f"was made with."
+                f"{name}: {leaks} of {plural(tested, 'test image')}{people} {kind} images "
+                f"that the model was made with."
             )
     held = sum(count_shared(fold, patients, ("val", "cal"), ("train",)) > 0 for fold in folds)
     valued = known is not None and by_column(known)
     if (name == "grouped" or valued) and held:
         notes.append(
-            f"{name}: in {held} of {len(folds)} folds val or cal shares patients with train, "
-            f"because a class has fewer than three patients left; test is disjoint."
+            f"{name}: in {held} of {plural(len(folds), 'fold')} val or cal shares patients "
+            f"with train, because a class has fewer than three patients left; test is disjoint."
         )
     if name == "given" and held:
         notes.append(
-            f"{name}: in {held} of {len(folds)} folds val or cal share patients with train: the "
-            f"data's own val does, or a class has too few patients to cut."
+            f"{name}: in {held} of {plural(len(folds), 'fold')} val or cal share patients "
+            f"with train: the data's own val does, or a class has too few patients to cut."
         )
     if known is not None and valued:
         notes.append(_tested_values(folds, manifest, known.column))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import LeukoscopeError, UsageError
 from leukoscope.core.files import write_bytes, write_csv, write_json, write_text
+from leukoscope.core.views import plural
 from leukoscope.phantom.artefacts import artefact_level, plant_artefact
 from leukoscope.phantom.field import Leukocyte, Scene, draw_leukocyte, draw_scene
 from leukoscope.phantom.morphology import MORPHOLOGY, CellAttributes, draw_attributes
@@ -354,8 +355,9 @@ def _readme(spec: PhantomSpec) -> str:
     levels = ""
     if spec.smears:
         levels = (
-            f"\nLevels. {spec.patients} patients with {spec.smears} smears each, cells of several "
-            "classes on a smear. `diagnosis` is the patient's; `age` and `sex` tell nothing.\n"
+            f"\nLevels. {plural(spec.patients, 'patient')} with {plural(spec.smears, 'smear')} "
+            "each, cells of several classes on a smear. `diagnosis` is the patient's; `age` and "
+            "`sex` tell nothing.\n"
         )
     classes = "\n".join(
         f"- `{CLASS_FOLDERS[name]}/` ({name}): {MORPHOLOGY[name].caption} "

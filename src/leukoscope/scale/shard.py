@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from leukoscope.core.errors import BundleError, DataError
+from leukoscope.core.views import plural
 from leukoscope.runtime.bulk import BOX_NAMES, AnswerFiles, predict_files
 from leukoscope.runtime.engines import one_thread_each
 from leukoscope.runtime.outputs import ROW, PredictionWriter
@@ -258,7 +259,8 @@ class _ScoringPool(ProcessPool[Task, ShardResult]):
             return [task]
         if len(task.poison) >= _MOST_POISON:
             raise DataError(
-                f"{len(task.poison)} images of shard {task.shard} ended their process ({why})",
+                f"{plural(len(task.poison), 'image')} of shard {task.shard} "
+                f"ended their process ({why})",
                 hint="is there enough memory? run again with --workers 1 --resume",
             )
         words = f"the process that read this image ended: {why}"

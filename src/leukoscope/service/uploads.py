@@ -15,6 +15,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
+from leukoscope.core.views import plural
 from leukoscope.imaging.preprocess import apply_preprocess
 from leukoscope.runtime.by_patient import PatientCollector
 from leukoscope.runtime.heatmap import encode_png, overlay
@@ -234,7 +235,9 @@ async def predict_upload(
             upload.files, heat=heat, similar=similar, timeout_s=settings.timeout_s
         )
     except QueueFullError as full:
-        detail = f"{model.batcher.waiting} images wait already; none of yours was taken"
+        detail = (
+            f"{plural(model.batcher.waiting, 'image')} waiting already; none of yours was taken"
+        )
         raise ProblemError(429, detail, retry_after_s=full.retry_after_s) from None
     except TimeoutError:
         seconds = settings.timeout_s

@@ -23,6 +23,7 @@ from leukoscope.core.labels import class_title
 from leukoscope.core.protocols import promised_protocol
 from leukoscope.core.records import Fold
 from leukoscope.core.run_folder import PATIENT_CELLS, RunFolder
+from leukoscope.core.views import plural
 from leukoscope.evaluation.calibration.scaling import evidence_weights
 from leukoscope.evaluation.gate import (
     GateInputs,
@@ -257,7 +258,7 @@ def _of_patient(
 
     title = (
         f"{record.image_id}: {class_title(names[best])}, p {p:.2f}; truth "
-        f"{class_title(record.label)}; {len(images)} images"
+        f"{class_title(record.label)}; {plural(len(images), 'image')}"
     )
     path = files.run.explanations / "patients" / f"{sheet_name(record.image_id)}.png"
     write_bytes(path, encode_png(cell_sheet(title, names[best], cells, picture)))

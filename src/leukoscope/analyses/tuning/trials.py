@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 from leukoscope.config.tuning_results import Label, TrialRecord, TrialState
 from leukoscope.config.tuning_space import Choice, Range, Space, TuneConfig, baselines
 from leukoscope.core.errors import DataError, TrainingError, UsageError
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -405,6 +406,7 @@ def nothing_completed(rows: list[TrialRecord]) -> TrainingError:
     """The error of a tuning whose trials all failed, with the reasons."""
     reasons = dict.fromkeys(row.reason for row in rows if row.state == "failed")
     return TrainingError(
-        f"none of {len(rows)} trials was completed: {'; '.join(reasons) or 'none was finished'}",
+        f"none of {plural(len(rows), 'trial')} was completed: "
+        f"{'; '.join(reasons) or 'none was finished'}",
         hint="try the recipe alone with `leukoscope train`, then go on with --resume",
     )

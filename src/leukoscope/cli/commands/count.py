@@ -34,6 +34,7 @@ from leukoscope.cli.options import (
     WholeOption,
     class_map,
 )
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.analyses.count.cells import Material, PatientCells
@@ -274,7 +275,7 @@ def _print(result: CountsFile, out: Path) -> None:
         say(
             f"blast share against the labels: mean absolute error "
             f"{percent(found.mean_absolute_error.value).replace('%', 'points')}, intervals hold "
-            f"{100 * found.held:.0f} % of {result.truth.patients} patients"
+            f"{100 * found.held:.0f} % of {plural(result.truth.patients, 'patient')}"
         )
     say(f"\npage    {out / 'counts.html'}\ntables  {out / 'counts.csv'}\n{DISCLAIMER}")
 

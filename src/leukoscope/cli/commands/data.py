@@ -261,7 +261,7 @@ def _split_frozen(
             passport, manifest, protocols, progress=partial(show, "comparing pixels")
         )
     if found.by_pixels:
-        say(f"{found.by_pixels} images found by their pixels, not their bytes", err=True)
+        say(f"{plural(found.by_pixels, 'image')} found by their pixels, not their bytes", err=True)
     label = {record.image_id: record.label for record in manifest.images}
     for image_id in found.relabelled:
         say(f"class differs from the passport: {image_id} ({label[image_id]})", err=True)

@@ -210,7 +210,7 @@ def _verify(folder: ScoreFolder, as_json: bool) -> int:
     if found.count > len(found.problems):
         say(f"… and {found.count - len(found.problems)} more")
     if found.complete:
-        say(f"complete: each of {found.images:,} images is in exactly one row")
+        say(f"complete: each of {plural(found.images, 'image')} is in exactly one row")
     else:
-        say(f"not complete: {found.found:,} of {found.images:,} images proven")
+        say(f"not complete: {found.found:,} of {plural(found.images, 'image')} proven")
     return 0 if found.complete else 1

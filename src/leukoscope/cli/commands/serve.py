@@ -10,6 +10,7 @@ import typer
 
 from leukoscope.cli import options as opt
 from leukoscope.cli.console import DISCLAIMER, command, console, print_json, progress_bars, say
+from leukoscope.core.views import is_or_are, plural
 
 audit_app = typer.Typer(
     no_args_is_help=True,
@@ -169,9 +170,10 @@ def verify(
     else:
         colour, word = ("red", "BROKEN") if found.problem else ("green", "HOLDS")
         console().print(f"[{colour}]{word}[/] ", end="")
-        text = f"{found.entries} lines" + (", then " if found.problem else "") + found.problem
+        text = plural(found.entries, "line") + (", then " if found.problem else "") + found.problem
         if found.recovered:
-            text += f"; {found.recovered} lines cut off by a kill are recorded as such"
+            are = is_or_are(found.recovered)
+            text += f"; {plural(found.recovered, 'line')} cut off by a kill {are} recorded as such"
         console().print(text, markup=False)
         say(f"head {found.head}")
         if head is None and not found.problem:

@@ -23,6 +23,7 @@ from leukoscope.cli.data_notes import tell_unused_classes
 from leukoscope.cli.parameters import CommandParameter, parameters_of
 from leukoscope.core.errors import ConfigError, UnknownNameError, UsageError
 from leukoscope.core.program import typed
+from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.config.study import StudyConfig
@@ -110,7 +111,7 @@ def new(
     }  # fmt: skip
     given: dict[str, object] = {key: value for key, value in chosen.items() if value}
     given["data"] = os.path.relpath(data.expanduser().resolve(), out.resolve().parent)
-    shown = ", ".join(f"{row.name} ({row.images:,} images)" for row in found.classes)
+    shown = ", ".join(f"{row.name} ({plural(row.images, 'image')})" for row in found.classes)
     program = context.find_root().command
     assert isinstance(program, TyperGroup)
     study = program.commands["study"]

@@ -15,7 +15,7 @@ from leukoscope.config.passport import Passport
 from leukoscope.core.errors import DataError, SplitError
 from leukoscope.core.files import atomic_path, read_json, sha256_json, write_json
 from leukoscope.core.records import Manifest, check_manifest
-from leukoscope.core.views import data_frame, html_note, html_table
+from leukoscope.core.views import data_frame, html_note, html_table, plural
 from leukoscope.datasets.audit.acquisition import (
     ClusterTree,
     cluster_images,
@@ -55,7 +55,8 @@ class Audit:
     def __repr__(self) -> str:
         found = len(self.passport["findings"])
         usable = len(self.manifest.usable)
-        return f"<Audit of {self.manifest.root}: {usable} images, {found} findings>"
+        what = f"{plural(usable, 'image')}, {plural(found, 'finding')}"
+        return f"<Audit of {self.manifest.root}: {what}>"
 
     def _repr_html_(self) -> str:
         rows = [(finding["level"], finding["text"]) for finding in self.passport["findings"]]

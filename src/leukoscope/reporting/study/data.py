@@ -213,7 +213,7 @@ def _one_model(recipe: Recipe) -> str:
     if isinstance(training, GradientTraining):
         return (
             f"{training.optimizer}, learning rate {training.learning_rate:g}, batch "
-            f"{training.batch_size}, at most {training.epochs} epochs, {size}"
+            f"{training.batch_size}, at most {plural(training.epochs, 'epoch')}, {size}"
         )
     if isinstance(training, EnsembleTraining):
         return f"none: {training.rule} of {plural(len(training.members), 'model')}"

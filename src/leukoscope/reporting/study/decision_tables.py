@@ -404,7 +404,7 @@ def operating_point(study: Study) -> Table | None:
             word = "kept, but its interval reaches below"
         if patients is None:
             return word
-        return f"{word}; {interval(patients, 'share')} of {patients.n} patients found"
+        return f"{word}; {interval(patients, 'share')} of {plural(patients.n, 'patient')} found"
 
     return table_if_any(
         f"Operating point: “{record.words}”",
