@@ -62,7 +62,7 @@ def test_data_that_need_options_to_be_read_can_have_a_study_file(tmp_path: Path)
                "--role", "eosinophil=healthy", "--unit", "patient"]  # fmt: skip
     done = runner.invoke(app, [*arguments, *options])
     assert done.exit_code == 0, done.output
-    assert "eosinophil (1 images)" in out.read_text()
+    assert "eosinophil (1 image)" in out.read_text()
     assert defaults(out) == {
         "data": str(tmp_path / "cells"), "classes": ["eosinofil=eosinophil"],
         "layout": "{class}/{patient}", "roles": ["eosinophil=healthy"], "unit": "patient",
