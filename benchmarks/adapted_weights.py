@@ -141,8 +141,10 @@ class Batches:
         try:
             image = decode_image(read_image_file(path), name=str(path)).image
         except ImageError as error:
-            print(f"{error}: another image in its place", flush=True)
-            return self._crops((self.folders[0][0], kinds, corner))
+            print(f"{error}: the next image in its place", flush=True)
+            every = self.sources
+            following = every[(every.index((path, spec)) + 1) % len(every)]
+            return self._crops((following, kinds, corner))
         for kind in kinds:
             whole = apply_preprocess(DEGRADATIONS[kind](image) if kind else image, spec)
             y, x = (int(share * (whole.shape[0] - self.crop_px)) for share in corner)

@@ -31,19 +31,14 @@ from leukoscope.pipeline.jobs import Labelled
 from leukoscope.pipeline.perturbed import perturbed_inputs, perturbed_rows
 from leukoscope.pipeline.probes import prepare_study, run_probe
 from leukoscope.pipeline.progress import Listener, Progress
-from leukoscope.pipeline.results.entries import METRICS as SUBGROUP_METRICS
-from leukoscope.pipeline.results.entries import (
-    Statistics,
-    probe_entry,
-    result_entry,
-    subgroups_entry,
-)
+from leukoscope.pipeline.results.entries import Statistics, probe_entry, result_entry
 from leukoscope.pipeline.results.shortcut_summary import (
     MODEL_ON,
     Evidence,
     add_verdict,
     model_on_entries,
 )
+from leukoscope.pipeline.results.subgroups import SUBGROUP_METRICS, subgroups_entry
 from leukoscope.study.run import StudyResult, read_data
 
 EXAMPLES = 3  # pairs of images that a leak is shown by

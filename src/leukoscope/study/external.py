@@ -43,7 +43,8 @@ from leukoscope.evaluation.statistics.metrics import confusion_matrix
 from leukoscope.pipeline.folds import groups_of, unit_of
 from leukoscope.pipeline.measured import seen_in_training, units_of_data
 from leukoscope.pipeline.progress import Listener, Progress
-from leukoscope.pipeline.results.entries import sampling, subgroup_columns
+from leukoscope.pipeline.results.entries import sampling
+from leukoscope.pipeline.results.subgroups import subgroup_columns
 from leukoscope.runtime.by_patient import PatientCollector
 from leukoscope.runtime.prediction import Prediction
 from leukoscope.runtime.predictor import Predictor, load_bundle

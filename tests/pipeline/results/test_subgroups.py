@@ -10,7 +10,7 @@ import pytest
 from leukoscope.core.records import ImageRecord, columns_of
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.statistics.subgroups import difference_p, in_bands
-from leukoscope.pipeline.results.entries import subgroup_columns
+from leukoscope.pipeline.results.subgroups import subgroup_columns
 
 PATIENTS, IMAGES = 40, 5
 

@@ -38,10 +38,10 @@ from leukoscope.pipeline.results.entries import (
     probe_entry,
     result_entry,
     sampling,
-    subgroups_entry,
 )
 from leukoscope.pipeline.results.out_of_fold import promise_entry
 from leukoscope.pipeline.results.shortcut_summary import Evidence, add_verdict, model_on_entries
+from leukoscope.pipeline.results.subgroups import subgroups_entry
 
 PROTOCOL = "grouped"
 _MEASURED = (
