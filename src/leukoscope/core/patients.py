@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,3 +155,15 @@ def _record(name: str, images: Sequence[ImageRecord], component: str) -> ImageRe
         diagnosis=shared("diagnosis"),
         further=tuple((column, value) for column in own if (value := shared(column))),
     )
+
+
+def patient_spelling(name: str) -> str:
+    """What a patient id says apart from case, outer spaces and the kind of separator.
+
+    >>> patient_spelling("Patient_07") == patient_spelling(" patient-07 ")
+    True
+    >>> patient_spelling("P1-2") == patient_spelling("P12")
+    False
+    """
+    plain = unicodedata.normalize("NFC", name).casefold().strip()
+    return re.sub(r"[\s_-]+", "-", plain)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
@@ -67,18 +65,6 @@ def group_equal(values: Sequence[Hashable]) -> list[list[int]]:
         if value != "":
             groups[value].append(i)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def patient_spelling(name: str) -> str:
-    """What a patient id says apart from case, outer spaces and the kind of separator.
-
-    >>> patient_spelling("Patient_07") == patient_spelling(" patient-07 ")
-    True
-    >>> patient_spelling("P1-2") == patient_spelling("P12")
-    False
-    """
-    plain = unicodedata.normalize("NFC", name).casefold().strip()
-    return re.sub(r"[\s_-]+", "-", plain)
 
 
 def correlation(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:

@@ -126,7 +126,7 @@ def deepapl(root: Path, put: Put) -> None:
         put(root / "Data" / "All" / patient / "Unsigned slides" / "BL_9.jpg", 90 + len(patient))
     (root / "Data" / "All" / "Patient_00" / "Signed slides" / "Thumbs.db").write_bytes(b"x")
     (root / "Data" / "master.csv").write_text(
-        "Patient_ID,Diagnosis,Cohort,Age\nPatient_0,APL,Discovery,41\nPatient_1,AML,Validation,\n"
+        "Patient_ID,Diagnosis,Cohort,Age\nPatient 0,APL,Discovery,41\nPatient_1,AML,Validation,\n"
     )
 
 
@@ -162,6 +162,11 @@ def raabin(root: Path, put: Put) -> None:
     for k, part in enumerate(["Train", "TestA", "TestB"]):
         put(root / part / "Neutrophil" / "a.jpg", 10 * k)
         put(root / part / "Lymphocyte" / "a.jpg", 10 * k + 1)
+
+
+def all_idb(root: Path, put: Put) -> None:
+    for k, name in enumerate(["Im001_1.tif", "Im002_1.tif", "Im131_0.tif"]):
+        put(root / "ALL_IDB2" / "img" / name, k)
 
 
 FOUR = {"benign": 1, "early_pre_b": 1, "pre_b": 1, "pro_b": 1}
@@ -203,6 +208,7 @@ CASES = {
                        "lymphocyte", "monocyte", "neutrophil", "thrombocyte"), 1),
         {}, 0,
     ),
+    "all-idb": (all_idb, "all-idb", {"all": 2, "healthy": 1}, {}, 0),
     "raabin": (
         raabin, "parts", {"neutrophil": 3, "lymphocyte": 3}, {"train": 2, "test": 4}, 0,
     ),
@@ -235,6 +241,20 @@ def test_contract(case: str, tmp_path: Path, put: Put) -> None:
 def test_every_automatic_layout_has_a_case() -> None:
     tested = {layout for _, layout, *_ in CASES.values()} | {"chula"}  # test_points.py has its own
     assert tested == {name for name, layout in LAYOUTS.items() if layout.automatic}
+
+
+def test_all_idb_sorted_into_class_folders_is_read_by_them(tmp_path: Path, put: Put) -> None:
+    put(tmp_path / "train" / "ALL" / "Im001_1.tif", 1)
+    put(tmp_path / "test" / "Healthy" / "Im131_0.tif", 2)
+    assert inspect_dataset(tmp_path).layout == "parts"
+
+
+def test_both_sets_of_all_idb_at_once_are_named(tmp_path: Path, put: Put) -> None:
+    put(tmp_path / "ALL_IDB1" / "im" / "Im001_1.jpg", 1)
+    put(tmp_path / "ALL_IDB2" / "img" / "Im131_0.tif", 2)
+    (tmp_path / "ALL_IDB1" / "xyc").mkdir()
+    (tmp_path / "ALL_IDB1" / "xyc" / "Im001_1.xyc").write_text("446 164\n")
+    assert "read one set at a time" in " ".join(load_dataset(tmp_path).notes)
 
 
 def test_early_comes_before_pre_b(tmp_path: Path, put: Put) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from leukoscope.config.passport import Finding, FindingLevel, Passport
 from leukoscope.core.labels import class_title
+from leukoscope.core.patients import patient_spelling
 from leukoscope.core.views import is_or_are, plural
 from leukoscope.datasets.audit.associations import LEVEL
 from leukoscope.datasets.audit.neighbour_search import SLOW
-from leukoscope.datasets.groups import patient_spelling
 
 STRONG = 0.5
 """Cramér's V from which the acquisition or the scale bar follows the class."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from leukoscope.core.patients import patient_spelling
 from leukoscope.core.records import ImageRecord, Manifest
 from leukoscope.datasets.audit.duplicates import (
     SURE_LIKENESS,
@@ -26,7 +27,6 @@ from leukoscope.datasets.groups import (
     components,
     group_equal,
     pairs_of_groups,
-    patient_spelling,
 )
 
 LINK_KINDS = ("equal file", "equal pixels", "near duplicate", "overlapping field", "twin")

@@ -26,9 +26,11 @@ from leukoscope.datasets.layouts.image_records import (
 from leukoscope.datasets.layouts.published import (
     find_annotations,
     has_signed_slides,
+    is_all_idb,
     is_barcelona,
     is_wbcbench,
     join_patients,
+    place_all_idb,
     place_annotations,
     place_barcelona,
     place_signed_slides,
@@ -103,6 +105,11 @@ def _is_preliminary(listing: Listing, class_map: ClassMap) -> str:
 def _is_annotated(listing: Listing, class_map: ClassMap) -> str:
     table = find_annotations(listing)
     return f"{table} lists images and their class codes" if table else ""
+
+
+def _is_all_idb(listing: Listing, class_map: ClassMap) -> str:
+    in_classes = any(read_path(name, class_map).label for name in listing.files)
+    return "" if in_classes else is_all_idb(listing)
 
 
 def _has_twins(listing: Listing, class_map: ClassMap) -> str:
@@ -197,6 +204,11 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             "a CSV with the columns Patient_ID, new_names, labels beside the images",
             _is_preliminary,
             lambda listing, class_map: place_preliminary(listing),
+        ),
+        "all-idb": Layout(
+            "images named Im<number>_1 and Im<number>_0, in no class folders",
+            _is_all_idb,
+            lambda listing, class_map: place_all_idb(listing),
         ),
         "original-segmented": Layout(
             "class folders below Original and below Segmented", _has_twins, place_by_folders

@@ -1,7 +1,8 @@
 """Published data sets whose classes or patients stand in a table or in file names.
 
 DeepAPL (Sidhom et al. 2021), AML-Cytomorphology_LMU (Matek et al. 2019), WBCBench 2026 (Tian et
-al. 2026), PBC (Acevedo et al. 2020). Sets that are plain class folders need nothing of this.
+al. 2026), PBC (Acevedo et al. 2020), ALL-IDB (Labati et al. 2011). Sets that are plain class
+folders need nothing of this.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from leukoscope.core.errors import LayoutError
 from leukoscope.core.labels import open_name, resolve_class
+from leukoscope.core.patients import patient_spelling
 from leukoscope.core.records import DESCRIBING_COLUMNS
 from leukoscope.core.tables import has_columns, read_rows
 from leukoscope.core.views import is_or_are, plural
@@ -34,6 +36,8 @@ _PBC_FOLDERS = frozenset(
 )
 _PBC_FILE = re.compile(r"(?:^|_)([A-Z]{2,})_\d+")
 _PBC_CODES = {"ERB": "erythroblast"}  # beside the codes that resolve_class knows
+_ALL_IDB_FILE = re.compile(r"^Im\d{3}_([01])\.\w+$", re.IGNORECASE)
+_ALL_IDB_CLASSES = {"1": "all", "0": "healthy"}
 
 
 def has_signed_slides(listing: Listing) -> str:
@@ -86,7 +90,8 @@ def join_patients(listing: Listing, placement: Placement) -> Placement:
     """Add what a table of patients says of them: diagnosis, cohort, any other column.
 
     The table is ``patients.csv`` or ``master.csv`` with a column ``patient_id``, in the data's
-    folder or the one above. Ids are compared without case and leading zeros.
+    folder or the one above. Ids are compared as :func:`patient_spelling` has them, and without
+    leading zeros.
 
     Raises:
         LayoutError: A patient is listed twice.
@@ -132,10 +137,10 @@ def join_patients(listing: Listing, placement: Placement) -> Placement:
 def patient_key(text: str) -> str:
     """A patient's id for comparing.
 
-    >>> patient_key("Patient_007") == patient_key("patient_7")
+    >>> patient_key("Patient_007") == patient_key("patient 7")
     True
     """
-    return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", text.strip().casefold())
+    return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", patient_spelling(text))
 
 
 def _joined(item: Placed, row: Mapping[str, str]) -> Placed:
@@ -295,3 +300,53 @@ def barcelona_type(path: str) -> str:
     match = _PBC_FILE.search(PurePosixPath(path).name)
     code = match[1] if match else ""
     return _PBC_CODES.get(code) or resolve_class(code) or open_name(code)
+
+
+def is_all_idb(listing: Listing) -> str:
+    """By what ALL-IDB1 and ALL-IDB2 are recognised, or empty."""
+    images = [name for name in listing.files if is_image_name(name)]
+    named = sum(bool(all_idb_class(name)) for name in images)
+    if images and 2 * named > len(images):
+        return f"{named} of {len(images)} images are named Im<number>_<0 or 1>"
+    return ""
+
+
+def place_all_idb(listing: Listing) -> Placement:
+    """ALL-IDB: ``Im001_1.jpg`` (fields, ALL-IDB1) and ``Im001_1.tif`` (cells, ALL-IDB2).
+
+    The last digit is 1 for a patient with ALL, or a lymphoblast, and 0 for a healthy one. The two
+    sets are to be read one at a time, because the cells were cut out of the fields.
+    """
+    placed: list[Placed] = []
+    folders: set[str] = set()
+    left: list[str] = []
+    for name in filter(is_image_name, listing.files):
+        label = all_idb_class(name)
+        if label:
+            folders.add(name.rpartition("/")[0])
+            placed.append(Placed(name, PurePosixPath(name).stem[-1], label))
+        else:
+            left.append(name)
+            placed.append(Placed(name, excluded="not named as the images of ALL-IDB"))
+    warnings = []
+    if left:
+        warnings.append(
+            f"{plural(len(left), 'image')} not named Im<number>_<0 or 1> {is_or_are(len(left))} "
+            f"excluded, e.g. {left[0]}"
+        )
+    if len(folders) > 1:
+        warnings.append(
+            f"images of ALL-IDB in {len(folders)} folders ({', '.join(sorted(folders))}): the "
+            "cells of ALL-IDB2 were cut out of the fields of ALL-IDB1; read one set at a time"
+        )
+    return Placement(placed, warnings)
+
+
+def all_idb_class(path: str) -> str:
+    """The class in a file name of ALL-IDB, or empty.
+
+    >>> all_idb_class("img/Im001_1.tif"), all_idb_class("Im260_0.tif"), all_idb_class("Im1.tif")
+    ('all', 'healthy', '')
+    """
+    match = _ALL_IDB_FILE.match(PurePosixPath(path).name)
+    return _ALL_IDB_CLASSES[match[1]] if match else ""
