@@ -15,6 +15,7 @@ from leukoscope.config.guarantees import BOUNDS, Parity
 from leukoscope.core.errors import DataError
 from leukoscope.core.known_classes import Roles
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.statistics.drawn import drawn_metric
 from leukoscope.evaluation.statistics.intervals import (
     Interval,
     Resampling,
@@ -125,19 +126,16 @@ def paired_difference(pair: PredictorPair, **how: Unpack[Sampling]) -> Interval:
     truth, first = check_predictions(pair.y_true, pair.prob_a, pair.class_names)
     _, second = check_predictions(pair.y_true, pair.prob_b, pair.class_names)
     resampling = Resampling.of(pair.groups, truth, **how)
-
-    def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        a, b = (
-            weighted_metrics(truth, p, pair.class_names, weights, [pair.metric], pair.roles)[
-                pair.metric
-            ]
-            for p in (first, second)
-        )
-        return a - b
-
-    value = float(difference(np.ones((1, len(truth))))[0])
-    drawn = np.concatenate([difference(weights) for weights in resampling.weights()])
-    return resampling.interval(value, drawn)
+    names, metric, roles = pair.class_names, pair.metric, pair.roles
+    one = np.ones((1, len(truth)))
+    a, b = (
+        float(weighted_metrics(truth, p, names, one, [metric], roles)[metric][0])
+        for p in (first, second)
+    )
+    drawn_a, drawn_b = (
+        drawn_metric(resampling, truth, p, names, metric, roles) for p in (first, second)
+    )
+    return resampling.interval(a - b, drawn_a - drawn_b)
 
 
 def common_images(

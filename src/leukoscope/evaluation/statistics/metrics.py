@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -103,9 +104,13 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
 )
 """Every metric, in the order of files and tables.
 
-A new one is an entry here and its formula below, in ``_from_confusion``, ``_from_probabilities``
-or ``_from_ranks``.
+A new one is an entry here and its formula below, in ``from_confusion``, ``_from_probabilities``
+(then also in ``_OF_PROBABILITIES``) or ``_from_ranks``.
 """
+
+
+_OF_PROBABILITIES = frozenset({"log_loss", "brier", "ece"})
+_OF_RANKS = ("roc_auc", "pr_auc")
 
 
 def metric_of(name: str) -> Metric:
@@ -125,8 +130,17 @@ def metric_of(name: str) -> Metric:
     raise UnknownNameError("metric", name, METRICS)
 
 
+def of_confusion(name: str) -> bool:
+    """Whether a metric follows from the confusion matrix alone.
+
+    >>> of_confusion("recall_pro_b"), of_confusion("ece"), of_confusion("roc_auc_malignant")
+    (True, False, False)
+    """
+    return name not in _OF_PROBABILITIES and not name.startswith(_OF_RANKS)
+
+
 def weighted_ranking(
-    positive: NDArray[np.bool_], score: FloatArray, weights: FloatArray
+    positive: NDArray[np.bool_], score: FloatArray, weights: FloatArray, *, precise: bool = True
 ) -> tuple[FloatArray, FloatArray]:
     """Area under the ROC curve and average precision, each weighting separately.
 
@@ -139,6 +153,7 @@ def weighted_ranking(
         positive: (n,) bool, whether the image belongs to the positive class.
         score: (n,) float64, larger means more likely positive.
         weights: (B, n) float64 ≥ 0, multiplicity of each image in each weighting.
+        precise: Whether the average precision is wanted; it is NaN otherwise.
 
     Returns:
         Two arrays (B,) in [0, 1]; NaN where a weighting has no positive or no negative image: with
@@ -164,24 +179,27 @@ def weighted_ranking(
         found = np.cumsum(block * hit, axis=1)
         if len(ends) < n:
             seen, found = seen[:, ends], found[:, ends]
-        area[rows], precision[rows] = _areas(seen, found)
+        gain = np.diff(found, axis=1, prepend=0.0)
+        area[rows] = _area(seen, found, gain)
+        if precise:
+            precision[rows] = _precision(seen, found, gain)
     return area, precision
 
 
-def _areas(seen: FloatArray, found: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Both areas from cumulative weights (b, t) of all and of positive images."""
-    gain = np.diff(found, axis=1, prepend=0.0)
+def _area(seen: FloatArray, found: FloatArray, gain: FloatArray) -> FloatArray:
+    """Area under the ROC curve from cumulative weights (b, t) of all and of positive images."""
     missed = np.diff(seen - found, axis=1, prepend=0.0)
     positives = found[:, -1]
-    negatives = seen[:, -1] - positives
     pairs = np.einsum("bt,bt->b", missed, found - gain / 2)
+    return divide_or_nan(pairs, positives * (seen[:, -1] - positives))
+
+
+def _precision(seen: FloatArray, found: FloatArray, gain: FloatArray) -> FloatArray:
+    """Average precision of the same."""
+    positives = found[:, -1]
     share = np.divide(found, seen, out=np.zeros_like(found), where=seen > 0)
-    return (
-        divide_or_nan(pairs, positives * negatives),
-        divide_or_nan(
-            np.where(negatives > 0, np.einsum("bt,bt->b", gain, share), np.nan), positives
-        ),
-    )
+    total = np.einsum("bt,bt->b", gain, share)
+    return divide_or_nan(np.where(seen[:, -1] > positives, total, np.nan), positives)
 
 
 def divide_or_nan(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
@@ -256,7 +274,7 @@ def weighted_f1(confusion: ArrayLike) -> float:
         confusion: (K, K) counts, rows are true classes.
     """
     counts = np.asarray(confusion, dtype=np.float64)
-    return float(_from_confusion(counts[None], (), None)["weighted_f1"][0])
+    return float(from_confusion(counts.reshape(1, -1), (), None)["weighted_f1"][0])
 
 
 def weighted_metrics(
@@ -283,10 +301,15 @@ def weighted_metrics(
     for name in sorted(wanted.difference(available)):
         raise UnknownNameError("metric", name, available)
     mask = malignant_classes(class_names, roles)
-    values = _from_confusion(_confusions(y_true, y_prob, weights), class_names, mask)
-    values |= _from_probabilities(y_true, y_prob, weights)
-    if any(name.startswith(("roc_auc", "pr_auc")) for name in wanted):
-        values |= _from_ranks(y_true, y_prob, class_names, weights, mask)
+    ranked = {name for name in wanted if name.startswith(_OF_RANKS)}
+    values: dict[str, FloatArray] = {}
+    if any(map(of_confusion, wanted)):
+        confusion = weights @ confusion_cells(y_true, y_prob)
+        values |= from_confusion(confusion, class_names, mask)
+    if wanted & _OF_PROBABILITIES:
+        values |= _from_probabilities(y_true, y_prob, weights)
+    if ranked:
+        values |= _from_ranks(y_true, y_prob, class_names, weights, mask, ranked)
     return {name: values[name] for name in available if name in wanted}
 
 
@@ -334,17 +357,31 @@ def malignant_classes(
     return None if mask is None else np.array(mask, dtype=bool)
 
 
-def _confusions(y_true: IntArray, y_prob: FloatArray, weights: FloatArray) -> FloatArray:
-    """(B, K, K) weighted confusion matrices; the predicted class is the most probable one."""
+def confusion_cells(y_true: IntArray, y_prob: FloatArray) -> FloatArray:
+    """(n, K · K) the confusion matrix of each image; the predicted class is the most probable one.
+
+    Any weighting of the rows sums to a weighted confusion matrix, row after row.
+    """
     n, k = y_prob.shape
-    cell = np.zeros((n, k * k))
-    cell[np.arange(n), y_true * k + y_prob.argmax(axis=1)] = 1.0
-    return (weights @ cell).reshape(-1, k, k)
+    cells = np.zeros((n, k * k))
+    cells[np.arange(n), y_true * k + y_prob.argmax(axis=1)] = 1.0
+    return cells
 
 
-def _from_confusion(
+def from_confusion(
     confusion: FloatArray, class_names: Sequence[str], mask: NDArray[np.bool_] | None
 ) -> dict[str, FloatArray]:
+    """Every metric that :func:`of_confusion` names.
+
+    Args:
+        confusion: (B, K · K) weighted confusion matrices, rows are true classes.
+        mask: (K,) of :func:`malignant_classes`.
+
+    Returns:
+        Name → (B,).
+    """
+    k = math.isqrt(confusion.shape[1])
+    confusion = confusion.reshape(-1, k, k)
     hit = np.diagonal(confusion, axis1=1, axis2=2)
     support, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
     total = support.sum(axis=1)
@@ -407,20 +444,30 @@ def _from_ranks(
     class_names: Sequence[str],
     weights: FloatArray,
     mask: NDArray[np.bool_] | None,
+    wanted: Collection[str],
 ) -> dict[str, FloatArray]:
     """Areas under the curves; two classes are one problem whose positive class is the last."""
+    values: dict[str, FloatArray] = {}
+    if mask is not None and "roc_auc_malignant" in wanted:
+        malignant = y_prob[:, mask].sum(axis=1)
+        values["roc_auc_malignant"] = weighted_ranking(
+            mask[y_true], malignant, weights, precise=False
+        )[0]
+    if not set(wanted) - {"roc_auc_malignant"}:
+        return values
+    precise = any(name.startswith("pr_auc") for name in wanted)
     areas, precisions = zip(
-        *(weighted_ranking(y_true == i, y_prob[:, i], weights) for i in range(len(class_names))),
+        *(
+            weighted_ranking(y_true == i, y_prob[:, i], weights, precise=precise)
+            for i in range(len(class_names))
+        ),
         strict=True,
     )
     one = len(class_names) == 2
-    values = {
+    values |= {
         "roc_auc": areas[-1] if one else np.mean(areas, axis=0),
         "pr_auc": precisions[-1] if one else np.mean(precisions, axis=0),
     }
     for name, area, precision in zip(class_names, areas, precisions, strict=True):
         values |= {f"roc_auc_{name}": area, f"pr_auc_{name}": precision}
-    if mask is not None:
-        malignant = y_prob[:, mask].sum(axis=1)
-        values["roc_auc_malignant"] = weighted_ranking(mask[y_true], malignant, weights)[0]
     return values

@@ -17,6 +17,7 @@ from leukoscope.config.metrics.results import Comparison, Estimate, SourceStatus
 from leukoscope.core.errors import DataError
 from leukoscope.core.protocols import SEPARATING
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.statistics.drawn import drawn_metric
 from leukoscope.evaluation.statistics.intervals import (
     MIN_CLASS_GROUPS,
     MIN_GROUPS,
@@ -309,16 +310,16 @@ def advantage_share(
     chance = 0.5 if metric == "roc_auc" else 1 / len(class_names)
     of_image = None if hits is None else np.asarray(hits, np.float64)[rows_other]
 
-    def measured(weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        whole = weighted_metrics(y, model.probs[rows], class_names, weights, [metric])[metric]
-        if of_image is not None:
-            return whole, weights @ of_image / weights.sum(axis=1)
-        part = weighted_metrics(y, other.probs[rows_other], class_names, weights, [metric])[metric]
-        return whole, part
+    def measured(probs: FloatArray) -> tuple[FloatArray, FloatArray]:
+        one = weighted_metrics(y, probs, class_names, np.ones((1, len(y))), [metric])[metric]
+        return one, drawn_metric(resampling, y, probs, class_names, metric)
 
-    whole, part = measured(np.ones((1, len(y))))
-    blocks = [measured(weights) for weights in resampling.weights()]
-    drawn_whole, drawn_part = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
+    whole, drawn_whole = measured(model.probs[rows])
+    if of_image is None:
+        part, drawn_part = measured(other.probs[rows_other])
+    else:
+        part = np.ones((1, len(y))) @ of_image / len(y)
+        drawn_part = np.concatenate([w @ of_image / w.sum(axis=1) for w in resampling.weights()])
     shown = skilled and resampling.interval(float(whole[0]), drawn_whole).low > chance
     value, drawn = (
         _above(p, w, chance if shown else math.inf)
