@@ -223,5 +223,5 @@ def test_a_log_says_now_and_then_how_far_long_work_is(
         show("scoring", done, 1000)
     assert capsys.readouterr().err.splitlines() == [
         "· scoring",
-        "· scoring: 410 of 1,000, 59 s left",
+        "· scoring: 41 %, 59 s left",
     ]

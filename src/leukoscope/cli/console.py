@@ -332,7 +332,7 @@ class _Lines:
             start, before = self.started[step]
             speed = (done - before) / (now - start)
             left = f", {duration((total - done) / speed)} left" if speed > 0 else ""
-            say(f"· {step}: {done:,} of {total:,}{left}", err=True)
+            say(f"· {step}: {100 * done // total} %{left}", err=True)
 
 
 def duration(seconds: float) -> str:
