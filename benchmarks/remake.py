@@ -47,6 +47,7 @@ class Step:
         after: Steps whose runs it reads.
         page: Whose table it prints, a path in the repository; empty where it only makes a run.
         bare: The page shows the command itself, or none.
+        printed: What it prints is no Markdown: the page shows its first paragraph as it is.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Step:
     after: tuple[str, ...] = ()
     page: str = ""
     bare: bool = False
+    printed: bool = False
 
 
 def read_plan(path: Path) -> list[Step]:
@@ -141,6 +143,9 @@ class Remake:
         if step.page:
             source = f"{made['date']}, commit {self.commit}, {seconds} s of processor"
             table = re.sub(r"\A# .*\n", "", printed.read_text(encoding="utf-8")).strip()
+            if step.printed:
+                lines = re.split(r"\n\s*\n", table)[0].splitlines()
+                table = "\n".join(["```", *map(str.rstrip, lines), "```"])
             if not step.bare:
                 table = f"\n```bash\n{self._shown(step)}\n```\n\n{table}\n"
             put_table(ROOT / step.page, step.name, source, table)

@@ -84,6 +84,20 @@ def test_table_replaces_what_stood_there_and_is_made_once(run: Run, tmp_path: Pa
     assert (tmp_path / "out" / "times").read_text() == "once\n"
 
 
+def test_what_is_no_markdown_is_shown_as_printed_up_to_its_end(run: Run, tmp_path: Path) -> None:
+    plan = """
+[[step]]
+name = "count"
+page = "page.md"
+printed = true
+command = "printf 'jpeg  1   \\n      2\\n\\nfiles  here\\n'"
+"""
+    assert run(plan) == 0
+    text = (tmp_path / "page.md").read_text()
+    assert "\n```\njpeg  1\n      2\n```\n" in text
+    assert "files  here\n" not in text.partition("\n```\njpeg")[2]
+
+
 def test_the_list_says_which_commit_and_command_made_a_step(
     run: Run, remake: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
