@@ -193,7 +193,7 @@ def test_a_class_of_one_patient_gets_the_hint_of_a_study(
     made = plan(two_classes, target, protocols=("grouped",))
     with pytest.raises(DataError, match="no protocol applies") as caught:
         run_transfer(made, tmp_path / "out")
-    assert "merge that class into another with --class NAME=OTHER" in caught.value.hint
+    assert "merge that class into another: --class FOLDER=CLASS" in caught.value.hint
 
 
 def test_a_frozen_first_phase_is_refused(two_classes: Path, four_classes: Path) -> None:

@@ -208,10 +208,10 @@ def test_a_class_of_one_patient_gets_a_hint(smears: Path) -> None:
     done = _typed("study", *target, "-p", "grouped")
     assert done.exit_code == 1, done.output
     assert "images of only one patient: it would be missing" in done.stderr
-    assert "merge that class into another with --class NAME=OTHER" in done.stderr
+    assert "merge that class into another: --class FOLDER=CLASS, with the name" in done.stderr
     assert "-p random divides images" in done.stderr
     done = _typed("study", *target, "-p", "grouped", "--unit", "patient")
-    assert "--class NAME=OTHER" in done.stderr
+    assert "--class FOLDER=CLASS" in done.stderr
     assert "-p random" not in done.stderr
 
 
@@ -219,4 +219,4 @@ def test_one_of_two_classes_that_the_data_lacks_is_named(smears: Path, tmp_path:
     done = _typed("data", "samples", smears, "--out", tmp_path / "s.png",
                   "--class", "Blats=all", "--class", "Blast=all")  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "! --class names 'Blats', which is no class name of this data" in done.stderr
+    assert "! --class names 'Blats', which is no folder or value of this data" in done.stderr

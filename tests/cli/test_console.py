@@ -114,6 +114,22 @@ def test_a_place_that_cannot_be_written_is_no_fault_of_ours(
     assert "fault of Leukoscope" not in said
 
 
+@pytest.mark.parametrize(("place", "another"), [("out/a.csv", True), ("smears/a.png", False)])
+def test_another_out_is_no_help_where_an_input_is_closed(
+    place: str, another: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @command
+    def reads(out: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", place)
+
+    with pytest.raises(typer.Exit):
+        reads(out=Path("out"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{place}: cannot be used, you have no permission" in said
+    assert ("--out" in said) is another
+    assert ("ls -l" in said) is not another
+
+
 @pytest.mark.parametrize("fault", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
 def test_resume_is_named_by_the_commands_that_have_it(
     fault: BaseException, capsys: pytest.CaptureFixture[str]

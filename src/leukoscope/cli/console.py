@@ -10,9 +10,10 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 import typer
@@ -58,6 +59,7 @@ _UNRELIABLE = " †"  # behind an interval from few groups
 _RESUME = "what was finished is kept: run it again with --resume"
 _AGAIN = "run it again"
 _ANOTHER = "name another place with --out"
+_ALLOW = "change its permissions (`ls -l` shows them), or name another file or folder"
 _FILE_FAULTS = {
     errno.ENOSPC: ("the disk is full", "make room; {again}"),
     errno.EDQUOT: ("your quota is used up", "make room; {again}"),
@@ -141,6 +143,8 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
                 what, hint = _FILE_FAULTS[number]
                 place = str(error.filename or "a file").removesuffix(".partial")
                 hint = hint.format(again=_RESUME if resumes else _AGAIN)
+                if number in (errno.EACCES, errno.EPERM) and not _is_output(place, kwargs):
+                    hint = _ALLOW
                 _print_error(LeukoscopeError(f"{place}: cannot be used, {what}", hint=hint))
                 raise typer.Exit(1) from None
             say(
@@ -154,6 +158,15 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
             raise typer.Exit(code)
 
     return wrapped
+
+
+def _is_output(place: str, given: Mapping[str, object]) -> bool:
+    """Whether a place is what the command writes to, in it or above it, as far as it says that."""
+    out = given.get("out")
+    if not isinstance(out, str | Path):
+        return "out" in given
+    written, used = Path(out).absolute(), Path(place).absolute()
+    return used.is_relative_to(written) or written.is_relative_to(used)
 
 
 def _number_of(error: OSError) -> int | None:

@@ -164,7 +164,10 @@ def none_applies(inapplicable: Sequence[Mapping[str, str]], config: StudyConfig)
     reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in inapplicable)
     hint = ""
     if TOO_FEW_GROUPS in reasons:
-        hint = "merge that class into another with --class NAME=OTHER, or leave its images out"
+        hint = (
+            "merge that class into another: --class FOLDER=CLASS, with the name of its folder or "
+            "value, as `leukoscope data inspect` shows it; or leave its images out"
+        )
         if config.unit == "image" and all(row["protocol"] != "random" for row in inapplicable):
             hint += "; -p random divides images, whoever they are of"
     elif NOTHING_MERGED in reasons:

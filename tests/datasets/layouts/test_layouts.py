@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -300,6 +302,23 @@ def test_one_of_two_sisters_alone_is_used(tmp_path: Path, put: Put, folder: str)
     assert len(load_dataset(tmp_path).usable) == 4
 
 
+def test_a_folder_that_cannot_be_opened_is_not_called_empty(
+    tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four_classes(tmp_path, put)
+    scandir = os.scandir
+
+    def closed(path: str | Path) -> object:
+        if Path(path).name == "Pro":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    notes = "\n".join(load_dataset(tmp_path).notes)
+    assert "1 folder could not be opened, e.g. Pro: what lies below is missing" in notes
+    assert "holds no image" not in notes
+
+
 def test_missing_empty_and_unknown_classes_shift_no_other(tmp_path: Path, put: Put) -> None:
     four_classes(tmp_path, put)
     for path in (tmp_path / "Early").iterdir():
@@ -345,11 +364,11 @@ def test_class_map(tmp_path: Path, put: Put) -> None:
     mapping = {"Blasts A": "all", "neutrophil": "healthy"}
     assert load_dataset(tmp_path, class_map=mapping).class_names == ("healthy", "all")
     rows = {row.found: row for row in inspect_dataset(tmp_path, class_map=mapping).folders}
-    assert rows["Blasts A"].why == "mapped by you (class_map)"
+    assert rows["Blasts A"].why == "mapped by you"
     with pytest.raises(UnknownNameError, match="unknown class 'monocite'"):
         load_dataset(tmp_path, class_map={"Blasts A": "monocite"})
     unused = inspect_dataset(tmp_path, class_map={**mapping, "Blasts B": "all"}).warnings
-    assert any("'Blasts B', which is no class name of this data" in text for text in unused)
+    assert any("'Blasts B', which is no folder or value of this data" in text for text in unused)
 
 
 def test_names_that_the_sets_share_are_decided_by_their_company(tmp_path: Path, put: Put) -> None:
@@ -539,7 +558,7 @@ def test_one_class_folder_is_said_to_be_one(tmp_path: Path, put: Put) -> None:
 def test_a_mapped_name_that_is_not_there_is_said_beside_another_fault(
     tmp_path: Path, put: Put
 ) -> None:
-    words = r"misspelt; --class names 'mono', which is no class name of this data"
+    words = r"misspelt; --class names 'mono', which is no folder or value of this data"
     put(tmp_path / "eosinofil" / "1.png")
     put(tmp_path / "monos" / "2.png")
     with pytest.raises(LayoutError, match=words):
@@ -547,7 +566,7 @@ def test_a_mapped_name_that_is_not_there_is_said_beside_another_fault(
     with pytest.raises(LayoutError, match=r"misspelt\n"):
         load_dataset(tmp_path, class_map={"monos": "monocyte"})
     put(tmp_path / "one" / "a" / "3.png")
-    with pytest.raises(LayoutError, match=r"two or more; --class names 'b', which is no class"):
+    with pytest.raises(LayoutError, match=r"two or more; --class names 'b', which is no folder"):
         load_dataset(tmp_path / "one", class_map={"b": "monocyte"})
 
 

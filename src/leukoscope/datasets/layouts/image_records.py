@@ -191,7 +191,7 @@ def name_classes(
 
 def unused_note(given: str) -> str:
     """The warning of a mapped name that a data set does not have."""
-    return f"--class names {given!r}, which is no class name of this data"
+    return f"--class names {given!r}, which is no folder or value of this data"
 
 
 def _take_target(placement: Placement, target: str, source: Path) -> list[Placed]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -215,9 +215,14 @@ def _empty_classes(
     for folder in listing.folders:
         label = resolve_class(PurePosixPath(folder).name, class_map)
         below = any(name == folder or name.startswith(f"{folder}/") for name in filled)
-        if label is not None and not below:
+        if label is not None and not below and not _hides(folder, listing.closed):
             warnings.append(f"the folder {folder} ({class_title(label)}) holds no image")
     return warnings
+
+
+def _hides(folder: str, closed: Iterable[str]) -> bool:
+    """Whether a folder, or one below it, could not be opened."""
+    return any(name == folder or name.startswith(f"{folder}/") for name in closed)
 
 
 def _several_sets(placed: list[Placed], steps: Mapping[str, PathMeaning]) -> list[str]:

@@ -344,9 +344,9 @@ def why_class(found: str, label: str, class_map: Mapping[str, str] | None) -> st
     if not found:
         return "nothing names a class"
     if not label:
-        return f"names no class; map it with --class '{found}=CLASS' (class_map)"
+        return f"names no class; map it with --class '{found}=CLASS' (in Python: class_map)"
     if any(open_name(given) == open_name(found) for given in class_map or {}):
-        return "mapped by you (class_map)"
+        return "mapped by you"
     if label in CLASSES and label in (resolve_class(found), open_name(found)):
         return f"a known name of {class_title(label)}"
     if label == open_name(found):
