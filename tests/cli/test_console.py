@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from leukoscope.cli import console as shared
+from leukoscope.cli.commands.study import _next_step
 from leukoscope.cli.console import Styled, command, console, print_json, print_table, say
 from leukoscope.core.files import atomic_path
 
@@ -163,3 +164,9 @@ def test_only_the_name_of_a_row_is_wrapped(
     first, second = capsys.readouterr().out.splitlines()[1:3]
     assert first.count(value) == 2
     assert first.split()[0] + second.strip() == name
+
+
+def test_a_study_of_patients_is_followed_by_answers_for_patients() -> None:
+    bundle = Path("run/bundle")
+    assert _next_step("image", bundle) == "leukoscope predict IMAGES --bundle run/bundle"
+    assert "predict NEW --by-patient NEW --out answers.csv" in _next_step("patient", bundle)

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from leukoscope.config.metrics.evidence import SourceVerdict
+from leukoscope.config.metrics.evidence import Shortcuts, SourceShare, SourceVerdict
 from leukoscope.config.metrics.results import Estimate, NextUnit
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import Ranges, Span, Steps
-from leukoscope.reporting.study import report
+from leukoscope.reporting.study import report, shortcuts
 from leukoscope.reporting.study_files import Study, load_study
 
 MakeStudy = Callable[..., RunFolder]
@@ -96,3 +96,33 @@ def test_a_study_without_results_has_no_picture(make_study: MakeStudy, tmp_path:
     assert [block.title for block in blocks if isinstance(block, Ranges)] == [
         "Explained without any cell"
     ]
+
+
+def test_two_probes_of_one_source_are_told_apart(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = study.protocols[0]
+    pair = [
+        SourceShare(
+            source="frame",
+            probe=probe,
+            protocol=protocol,
+            group_unit="image",
+            metric="roc_auc",
+            value=0.7,
+            model=0.9,
+            chance=0.5,
+            share=SHARE,
+            n=100,
+            n_groups=100,
+        )
+        for probe in ("frame-only", "scale-bar-only")
+    ]
+    frame = SourceVerdict(source="frame", status="open")
+    verdict = study.metrics.verdict.model_copy(update={"sources": [frame]})
+    told = replace(study, metrics=study.metrics.model_copy(update={"verdict": verdict}))
+    audit = Shortcuts(recipe="quick", sources=tuple(pair))
+    monkeypatch.setattr(shortcuts, "audit_of", lambda study: audit)
+    words = str(shortcuts.sources(told))
+    assert "frame-only 70.0" in words
+    assert "scale-bar-only 70.0" in words

@@ -127,7 +127,11 @@ _GLOSSARY: tuple[tuple[str, str], ...] = (
         "Prediction set",
         "Classes that cannot be ruled out at the chosen coverage (conformal prediction).",
     ),
-    ("Probe", "A deliberately crippled input; a high score on it reveals a shortcut."),
+    (
+        "Probe",
+        "A classifier that sees only what should not decide, such as the ground or the stain; a "
+        "high score of it reveals a possible shortcut.",
+    ),
     ("Recall", "Share of the {row}s of a class that are found; also sensitivity."),
     (
         "ROC AUC",
@@ -141,7 +145,8 @@ _GLOSSARY: tuple[tuple[str, str], ...] = (
     ("Specificity", "Share of the {row}s of other classes that are not called this class."),
     (
         "Temperature",
-        "One number that softens or sharpens probabilities, fitted on {row}s kept for that.",
+        "One number that softens or sharpens probabilities, fitted on {row}s that no model behind "
+        "it was trained on.",
     ),
 )
 

@@ -378,6 +378,12 @@ def _print_scores(result: StudyResult) -> None:
     print_table(("model", "held out", "n", "accuracy", "macro F1", "AUC"), rows, width=80)
 
 
+def _next_step(row: str, bundle: Path) -> str:
+    """The command that uses the bundle; one of patients accepts no single image."""
+    whole = ("NEW", "--by-patient", "NEW", "--out", "answers.csv")
+    return typed("predict", *(whole if row == "patient" else ("IMAGES",)), "--bundle", bundle)
+
+
 def _print_result(result: StudyResult) -> None:
     verdict = result.metrics.verdict
     print_verdict(verdict.level, verdict.headline, verdict.needs)
@@ -396,5 +402,5 @@ def _print_result(result: StudyResult) -> None:
     say(f"\nreport  {result.run.report_html}")
     if result.run.bundle.is_dir():
         say(f"bundle  {result.run.bundle}")
-        say(f"next    {typed('predict', 'IMAGES', '--bundle', result.run.bundle)}")
+        say(f"next    {_next_step(result.metrics.results[0].row, result.run.bundle)}")
     say(DISCLAIMER)

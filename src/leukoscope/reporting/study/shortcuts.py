@@ -101,7 +101,11 @@ def sources(study: Study) -> Table | None:
 
     def cell(source: SourceVerdict, protocol: str) -> str:
         own = [r for r in rows if (r.source, r.protocol) == (source.source, protocol)]
-        said = [f"{SIGNS[status_of(row)]} {interval(row.share, 'share')}" for row in own]
+        named = [f" {row.probe}" if len(own) > 1 else "" for row in own]
+        said = [
+            f"{SIGNS[status_of(row)]}{name} {interval(row.share, 'share')}"
+            for row, name in zip(own, named, strict=True)
+        ]
         return " / ".join(said) if said else DASH
 
     return table_if_any(
@@ -336,7 +340,7 @@ def _inflation_and_share(study: Study) -> Table | None:
                                    "accuracy")),
         value("p, Holm", lambda p: p_value(inflation[p].p_holm if p in inflation else None)),
         value("Model minus colour-only", lambda p: of_share(p)[0]),
-        value("Share of that without stain", lambda p: of_share(p)[1]),
+        value("Share without stain", lambda p: of_share(p)[1]),
         value(f"n {study.row}s", lambda p: count((shares.get(p) or inflation[p]).n)),
         note="Share without stain: what the classifier on stain-neutral images keeps of the "
         "model’s advantage over colour statistics; not defined where that advantage may be 0. It "
