@@ -209,3 +209,13 @@ def test_wrong_use_is_refused(run: Path, options: list[str], message: str) -> No
     before = sorted(run.rglob("*"))
     assert message in leukoscope("explain", run, *options, code=2)
     assert sorted(run.rglob("*")) == before
+
+
+def test_a_long_audit_names_a_cheaper_one(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explanation_audit, "_LONG_S", 0.0)
+    asked = ("explain", run, "--audit", "--images", 2, "--unjudged", "--out", tmp_path / "two")
+    said = leukoscope(*asked, "-m", "grad-cam", "-m", "grad-cam++")
+    assert "one method takes less: -m grad-cam" in said
+    assert "one method" not in leukoscope(*asked[:-1], tmp_path / "one", "-m", "grad-cam")

@@ -51,6 +51,7 @@ NOISY_COPIES = 2
 _SLOW = ("occlusion", "integrated-gradients")  # randomised at the ends only: head, all layers
 _NORM_IMAGES = 16  # on which batch norms of randomised networks are estimated
 _BATCH = 32
+_LONG_S = 600.0  # an audit that takes longer names what takes less
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ def audit_explanations(
             progress(len(found), len(chosen))
             if record is waiting[0][0] and len(waiting) > 1:
                 whole = (time.monotonic() - started) * len(waiting)
-                warn(f"{len(waiting)} images will take about {duration(whole)}")
+                fewer = f"; one method takes less: -m {settings.methods[0]}"
+                many = whole > _LONG_S and len(settings.methods) > 1
+                warn(f"{len(waiting)} images will take about {duration(whole)}{fewer * many}")
     images = tuple(found[record.image_id] for record, _ in chosen)
     config = source.fitted.config
     summary = summarise(images, confidence=config.confidence, replicates=config.bootstrap)

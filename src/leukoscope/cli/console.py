@@ -293,14 +293,14 @@ def name_unreadable(files: Collection[tuple[str, str]]) -> int:
     return EXIT_SOME_UNREADABLE if files else 0
 
 
-def required_data(data: Path | None) -> Path:
+def required_data(data: Path | None, example: str) -> Path:
     """The data argument of a command that needs one.
 
     Raises:
-        UsageError: It is missing.
+        UsageError: It is missing; shows the example.
     """
     if data is None:
-        raise UsageError("which data? name a folder of images or a CSV manifest")
+        raise UsageError("which data? name a folder of images or a CSV manifest", hint=example)
     return data
 
 

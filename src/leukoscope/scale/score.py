@@ -150,7 +150,10 @@ def plan_scoring(
 def _check_can_begin(folder: ScoreFolder, request: Request) -> None:
     """Refuse what cannot become a run before any name is listed."""
     if not request.sources:
-        raise UsageError("which images? name a folder, a manifest or a URL")
+        raise UsageError(
+            "which images? name a folder, a manifest or a URL",
+            hint="leukoscope score IMAGES --out scores",
+        )
     if request.urls is not None and request.urls not in URL_RULES:
         raise UnknownNameError("rule for URLs", request.urls, URL_RULES)
     if find_spec("pyarrow") is None:

@@ -212,7 +212,7 @@ def study(
     else:
         options = opt.study_options(context, probes=() if no_probes else probe)
         config = whole_configuration(context, study_file) or study_config(
-            required_data(data), **options
+            required_data(data, "leukoscope study DATA --out run"), **options
         )
     if not resume:
         tell_of_study(config)

@@ -72,6 +72,7 @@ PrunerOption = Annotated[
 ResumeTuneOption = Annotated[
     bool, typer.Option("--resume", help="Resume a stopped tuning, or join a running one.")
 ]
+_EXAMPLE = "leukoscope tune path/to/images -r cnn-baseline --trials 30 --out tuned"
 FinalOption = Annotated[
     bool, typer.Option("--final", help="Then measure the best once on the test part.")
 ]
@@ -81,7 +82,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     app.command(
         "tune",
-        epilog="Example: leukoscope tune path/to/images -r cnn-baseline --trials 30 --out tuned",
+        epilog=f"Example: {_EXAMPLE}",
     )(tune)
 
 
@@ -126,7 +127,7 @@ def tune(
         config = load_tune_config(out / CONFIG)
     else:
         options = opt.study_options(context, probes=(), folds=1)
-        study = study_config(required_data(data), **options)
+        study = study_config(required_data(data, _EXAMPLE), **options)
         tell_of_study(study)
         parameters = _space(space, search or [])
         config = tune_config(
