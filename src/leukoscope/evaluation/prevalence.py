@@ -162,14 +162,21 @@ def adjust_inversion(predicted: ArrayLike, confusion: ArrayLike) -> FloatArray:
     >>> adjust_inversion([0.05, 0.95], [[0.9, 0.1], [0.1, 0.9]]).round(3).tolist()
     [0.0, 1.0]
     """
+    return _inversions(np.asarray(predicted, np.float64)[None], np.asarray(confusion)[None])[0]
+
+
+def _inversions(predicted: FloatArray, confusion: FloatArray) -> FloatArray:
+    """(D, K) shares of :func:`adjust_inversion`, each with its own confusion matrix (D, K, K)."""
     from scipy.optimize import nnls
 
-    matrix = np.asarray(confusion, np.float64)
-    k = len(matrix)
+    count, k = predicted.shape
     heavy = 1e3  # of the row that asks for a sum of 1
-    left = np.vstack([matrix.T, np.full(k, heavy)])
-    found, _ = nnls(left, np.append(np.asarray(predicted, np.float64), heavy))
-    return np.asarray(found / found.sum())
+    left = np.full((count, k + 1, k), heavy)
+    left[:, :k] = confusion.transpose(0, 2, 1)
+    right = np.full((count, k + 1), heavy)
+    right[:, :k] = predicted
+    found = np.stack([nnls(*system)[0] for system in zip(left, right, strict=True)])
+    return np.asarray(found / found.sum(axis=1, keepdims=True))
 
 
 def check_method(name: str) -> Method:
@@ -305,10 +312,10 @@ class PrevalenceModel:
             picked = total * drawn / drawn.sum(axis=1, keepdims=True)
         predicted, certain = picked[:, :k], picked[:, k:]
         rest = predicted.sum(axis=1, keepdims=True)
-        inverted = np.stack([
-            adjust_inversion(row / max(1, row.sum()), matrix) if row.sum() else row * 0.0
-            for row, matrix in zip(predicted, own, strict=True)
-        ])  # fmt: skip
+        inverted = np.zeros_like(predicted, np.float64)
+        some = rest[:, 0] > 0
+        if some.any():
+            inverted[some] = _inversions(predicted[some] / np.maximum(1, rest[some]), own[some])
         return np.asarray((inverted * rest + certain) / total)
 
     def _gibbs(
