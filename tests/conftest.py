@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -16,9 +19,22 @@ from leukoscope.core.files import read_csv, write_csv
 from leukoscope.core.user_cache import VARIABLE
 from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
+from leukoscope.pipeline import perturbed
 
 ROOT = Path(__file__).resolve().parents[1]
 keep_freed_memory()  # as the program does
+gc.disable()  # until all modules are there: nothing of them is garbage
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and tests out of every later search for garbage."""
+    gc.enable()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let libraries take apart what they hold."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +92,38 @@ def small_quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_study_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Studies end without their report: its figures take longer than a small training."""
     monkeypatch.setattr("leukoscope.reporting.study.report.write_report", lambda *_, **__: None)
+
+
+@contextmanager
+def _charts_not_drawn() -> Iterator[None]:
+    def empty(figure: object, name: str) -> str:
+        return f'<svg viewBox="0 0 1 1"><title>{name}</title></svg>'
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("leukoscope.reporting.gallery.figure_svg", empty)
+        yield
+
+
+@pytest.fixture
+def bare_charts() -> Iterator[None]:
+    """Charts are made but not drawn, which takes most of the time of a page; others draw them."""
+    with _charts_not_drawn():
+        yield
+
+
+@pytest.fixture(scope="module")
+def bare_charts_here() -> Iterator[None]:
+    """The same for all tests of a module from now on."""
+    with _charts_not_drawn():
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_perturbed() -> Iterator[None]:
+    """Models are applied to 24 perturbed images at most, not to 300."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(perturbed.perturbed_rows, "__defaults__", (24,))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -285,6 +285,7 @@ def test_wrong_options_are_refused_before_work(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_folders_may_be_texts_but_not_one_text(run: RunFolder, tmp_path: Path) -> None:
     found = compare_runs([str(run.path)], str(tmp_path / "out"), models=False)
     assert found.content.runs[0].name == run.path.name
@@ -312,6 +313,7 @@ def test_wrong_folders_are_refused(run: RunFolder, tmp_path: Path) -> None:
         _files_only(other.path, out=tmp_path / "out")
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_an_evaluation_on_other_data_stands_in_its_own_table(
     run: RunFolder, tmp_path: Path
 ) -> None:

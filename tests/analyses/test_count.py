@@ -101,6 +101,7 @@ def test_cells_are_counted_by_patient_and_none_is_lost(
     assert again == result
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_corrections_are_certain_and_the_latest_holds(
     smears: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_corrections_that_are_not_there_stop_before_the_count(
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_wrong_corrections_are_named(smears: Path, bundle: Path, tmp_path: Path) -> None:
     out, path = tmp_path / "out", tmp_path / "corrections.csv"
     run(smears, "-b", bundle, "--out", out, code=3)
@@ -163,6 +165,7 @@ def test_wrong_corrections_are_named(smears: Path, bundle: Path, tmp_path: Path)
         assert words in " ".join(done.output.split()), change
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_a_bundle_without_confusions_says_that_nothing_is_adjusted(
     smears: Path, tiny: ModuleType, tmp_path: Path
 ) -> None:
@@ -175,6 +178,7 @@ def test_a_bundle_without_confusions_says_that_nothing_is_adjusted(
     assert "sample alone" in (tmp_path / "o/counts.html").read_text()
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_labels_are_compared_by_patient(smears: Path, bundle: Path, tmp_path: Path) -> None:
     table = tmp_path / "smears.csv"
     rows = [("path", "label", "patient_id")]
@@ -193,6 +197,7 @@ def test_labels_are_compared_by_patient(smears: Path, bundle: Path, tmp_path: Pa
     assert "limits of agreement" in (tmp_path / "o/counts.html").read_text()
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_images_that_the_bundle_was_trained_on_are_no_test(
     smears: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -226,6 +231,7 @@ def test_what_cannot_be_counted_is_refused(smears: Path, bundle: Path, tmp_path:
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.usefixtures("bare_charts")
 @pytest.mark.parametrize(
     ("names", "refused"),
     [
@@ -246,6 +252,7 @@ def test_diagnoses_are_not_counted(
     assert (tmp_path / "o").exists() != refused
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_folders_and_files_can_be_smears(smears: Path, bundle: Path, tmp_path: Path) -> None:
     items = (smears / "A", smears / "<b>/0.png")
     result = run(*items, "-b", bundle, "--out", tmp_path / "o", "--json", "--no-sheets", code=3)
@@ -254,6 +261,7 @@ def test_folders_and_files_can_be_smears(smears: Path, bundle: Path, tmp_path: P
     assert [one["patient"] for one in alone["patients"]] == ["A"]
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_a_table_beside_the_cells_is_no_cell(smears: Path, bundle: Path, tmp_path: Path) -> None:
     table = smears / "cells.csv"
     rows = [f"{path.relative_to(smears)},x" for path in sorted(smears.rglob("*.png"))]
@@ -271,6 +279,7 @@ def test_a_table_beside_the_cells_is_no_cell(smears: Path, bundle: Path, tmp_pat
     assert "cells.csv: expected an image, found text" in named.output
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_patients_without_a_cell_are_not_left_out_of_the_headline(
     smears: Path, bundle: Path, tmp_path: Path
 ) -> None:

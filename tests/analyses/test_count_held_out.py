@@ -18,6 +18,7 @@ from leukoscope.core.records import Fold, ImageRecord, Manifest, save_folds
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.calibration.scaling import softmax
 from leukoscope.evaluation.predictions import PredictionTable
+from leukoscope.evaluation.prevalence import PrevalenceModel
 from leukoscope.study.options import study_config
 
 CLASSES = ("blast", "lymphocyte")
@@ -119,7 +120,11 @@ def test_counts_are_not_mixed_into_a_study(tmp_path: Path) -> None:
     assert not (run.path / "counts.json").exists()
 
 
-def test_no_label_of_a_patients_fold_has_a_part_in_its_shares(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("bare_charts")
+def test_no_label_of_a_patients_fold_has_a_part_in_its_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PrevalenceModel.__init__.__kwdefaults__, "draws", 200)
     honest = counted(write_run(tmp_path / "a"), tmp_path / "out-a")
     other = counted(write_run(tmp_path / "b", wrong=0), tmp_path / "out-b")
     held, seen = [], []

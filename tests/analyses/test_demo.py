@@ -30,6 +30,7 @@ def small_config(data: Path) -> StudyConfig:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bare_charts", "few_perturbed")
 def test_a_demo_after_a_broken_and_an_older_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,14 +59,24 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+def study(
+    bare_charts_here: None,
+    few_perturbed: None,
+    phantoms: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> StudyResult:
     """All classifiers on features; neighbours come first and become the bundle."""
     out = tmp_path_factory.mktemp("study") / "run"
     return run_study(phantoms, out, recipes=CLASSIFIERS, **OPTIONS)
 
 
 @pytest.fixture(scope="module")
-def trees(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+def trees(
+    bare_charts_here: None,
+    few_perturbed: None,
+    phantoms: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> StudyResult:
     """A study whose first recipe cannot become a bundle, with another seed."""
     out = tmp_path_factory.mktemp("trees") / "Other run"
     options = OPTIONS | {"probes": ["ground-only"]}

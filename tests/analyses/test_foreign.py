@@ -274,6 +274,7 @@ def test_a_leak_in_their_split_is_named(phantoms: Path, tmp_path: Path) -> None:
     assert result.run.report_html.is_file()
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_a_graph_is_audited_on_edited_images_too(phantoms: Path, tmp_path: Path) -> None:
     path = write_graph(tmp_path / "m.onnx", ["n", 3, 32, 32], 4)
     model = open_foreign_model(path, class_order("benign,early,pre,pro", {}))

@@ -48,7 +48,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(few_perturbed: None, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two recipes, and a bundle of the first."""
     out = tmp_path_factory.mktemp("robustness") / "run"
     run_study(phantoms, out, report=False, recipes=["cnn-baseline", "bn-cnn"], folds=2, probes=(),
@@ -176,6 +176,7 @@ def test_a_killed_command_goes_on(
     assert len(calls) == 8 + 6  # other images
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_recipes_beside_each_other_and_study_s1s_grid(run: Path, tmp_path: Path) -> None:
     printed = leukoscope("robustness", run, "-r", "cnn-baseline", "-r", "bn-cnn", "-c", "s1",
                          "-c", "noise", "-s", 1, "-s", 5, "--images", 20, "--out", tmp_path,
@@ -193,6 +194,7 @@ def test_recipes_beside_each_other_and_study_s1s_grid(run: Path, tmp_path: Path)
     assert dark == [0.5, 1.5]
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_a_bundle_is_measured_with_its_own_decisions(
     measured: tuple, phantoms: Path, tmp_path: Path
 ) -> None:
@@ -218,6 +220,7 @@ def test_a_partial_measurement_leaves_the_bundle(measured: tuple) -> None:
     assert read_bundle(folder.bundle).sha256 == before
 
 
+@pytest.mark.usefixtures("bare_charts")
 def test_an_installed_bundle_is_known_by_its_name(phantoms: Path, tmp_path: Path) -> None:
     words = leukoscope("robustness", "phantom", code=2)
     assert "phantom is a bundle: expected labelled images and --out" in words

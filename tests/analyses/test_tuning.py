@@ -147,6 +147,7 @@ def test_the_value_is_that_of_the_kept_probabilities(tuned: TuneResult, found: A
     assert accuracy == pytest.approx(tuned.summary.best.value)
 
 
+@pytest.mark.usefixtures("no_study_report", "few_perturbed")
 def test_the_best_is_measured_once_and_its_validation_value_is_met_again(
     tuned: TuneResult, tmp_path: Path
 ) -> None:
@@ -390,6 +391,7 @@ def test_a_folder_without_a_tuning_cannot_be_resumed(tmp_path: Path) -> None:
     assert "Errno" not in said
 
 
+@pytest.mark.usefixtures("no_study_report", "few_perturbed")
 def test_the_command_line(phantoms: Path, tmp_path: Path) -> None:
     out, runner = str(tmp_path / "out"), CliRunner()
     options = ["--search", SEARCH[0], "-r", "cnn-baseline", "-p", "grouped", "--out", out]

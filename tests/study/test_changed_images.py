@@ -94,6 +94,7 @@ def test_a_study_stops_when_images_are_swapped_after_the_split(data: Path, tmp_p
         run_study(data, run, resume=True, **SMALL)
 
 
+@pytest.mark.usefixtures("few_perturbed")
 def test_a_study_packs_no_bundle_of_images_swapped_after_training(
     data: Path, tmp_path: Path
 ) -> None:

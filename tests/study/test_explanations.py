@@ -45,7 +45,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(few_perturbed: None, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two recipes, two folds, no bundle, no report."""
     out = tmp_path_factory.mktemp("explain") / "run"
     run_study(phantoms, out, report=False, recipes=["cnn-baseline", "bn-cnn"], folds=2, probes=(),
@@ -60,6 +60,12 @@ def other(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_study(phantoms, out, report=False, recipes=["leaky-cnn"], folds=1, probes=(),
               protocols=["random"], overrides=OVERRIDES)  # fmt: skip
     return out
+
+
+@pytest.fixture
+def no_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sheets of many images: drawing them takes longer than all else of the command."""
+    monkeypatch.setattr("leukoscope.study.explanations.draw_grids", lambda *_: [])
 
 
 def entries_of(folder: Path) -> list[dict[str, object]]:
@@ -88,6 +94,7 @@ def test_right_and_wrong_test_images_by_the_model_that_held_them_out(run: Path) 
     assert (folder / "grid-least-certain.png").is_file()
 
 
+@pytest.mark.usefixtures("no_grids")
 def test_two_recipes_two_methods_and_a_named_class_side_by_side(run: Path, tmp_path: Path) -> None:
     leukoscope("explain", run, "-r", "cnn-baseline", "-r", "bn-cnn", "-m", "grad-cam++", "-m",
                "occlusion", "--target", "pro_b", "--count", 1, "--out", tmp_path)  # fmt: skip
@@ -104,6 +111,7 @@ def test_two_recipes_two_methods_and_a_named_class_side_by_side(run: Path, tmp_p
     assert width > 4 * height  # seven pictures
 
 
+@pytest.mark.usefixtures("no_grids")
 def test_another_run_beside_it(run: Path, other: Path) -> None:
     leukoscope("explain", run, "--beside", other, "--count", 1)
     folder = run / "explanations" / "cnn-baseline-and-leaky-cnn-random-grad-cam"
@@ -113,6 +121,7 @@ def test_another_run_beside_it(run: Path, other: Path) -> None:
     assert {e["part"] for e in entries if e["recipe"] == "leaky-cnn"} <= known
 
 
+@pytest.mark.usefixtures("no_grids")
 def test_images_by_path_are_known_by_their_bytes(
     run: Path, other: Path, phantoms: Path, tmp_path: Path
 ) -> None:
@@ -156,6 +165,7 @@ def test_wrong_names_are_wrong_use(run: Path, options: list[str], message: str) 
     assert sorted(run.rglob("*")) == before
 
 
+@pytest.mark.usefixtures("no_grids")
 def test_out_is_no_folder_of_a_study(run: Path, other: Path) -> None:
     """The panels of another choice had replaced the study's own list of them."""
     before = sorted(run.rglob("*"))
@@ -169,6 +179,7 @@ def test_out_is_no_folder_of_a_study(run: Path, other: Path) -> None:
     assert entries_of(run / "explanations" / "mine")
 
 
+@pytest.mark.usefixtures("no_grids")
 def test_runs_that_are_none_or_not_finished(run: Path, tmp_path: Path) -> None:
     assert "there is no such folder" in leukoscope("explain", tmp_path / "nowhere", code=1)
     assert "holds no study or training run" in leukoscope("explain", tmp_path, code=1)

@@ -63,7 +63,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def run(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(
+    few_perturbed: None, data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("study") / "run"
     options = [word for text in SMALL for word in ("--set", text)]
     done = runner.invoke(app, [

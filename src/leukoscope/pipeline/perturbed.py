@@ -26,7 +26,8 @@ from leukoscope.evaluation.calibration.scaling import apply_calibration, softmax
 from leukoscope.evaluation.combining import log_probs, weighted_mean
 from leukoscope.evaluation.patient_heads import Bags, bag_logits
 from leukoscope.evaluation.predictions import PredictionTable
-from leukoscope.learning.checkpoint import RECORD, load_checkpoint, load_head
+from leukoscope.learning.backbones import Network
+from leukoscope.learning.checkpoint import RECORD, CheckpointMeta, load_checkpoint, load_head
 from leukoscope.learning.features import predict_logits
 from leukoscope.pipeline.features.inputs import GROUND
 from leukoscope.pipeline.features.patient_store import PatientStore, Store
@@ -205,6 +206,7 @@ class PerturbedModels:
     _pixels: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     _values: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     _heads: dict[Path, Callable[[NDArray[np.floating]], Logits]] = field(default_factory=dict)
+    _networks: dict[Path, tuple[Network, CheckpointMeta]] = field(default_factory=dict)
     _refitted: dict[str, Logits] = field(default_factory=dict)
 
     def rows(self, fold: Fold, name: str) -> Rows:
@@ -233,6 +235,7 @@ class PerturbedModels:
         """Drop what holds for one fold only."""
         self._refitted = {}
         self._heads = {}
+        self._networks = {}
 
     def _members(self, fold: Fold) -> Iterator[Path]:
         folder = self.store.run.model(self.recipe.name, fold.protocol, fold.fold)
@@ -258,9 +261,15 @@ class PerturbedModels:
             self._pixels[name] = self.store.pixels(
                 self.recipe, name, self._perturbed(name), self.seed
             )
-        network, meta = load_checkpoint(folder)
         shown = self._pixels[name][self._places(name, rows)]
+        network, meta = self._network(folder)
         return predict_logits(network, shown, meta.recipe.preprocess)
+
+    def _network(self, folder: Path) -> tuple[Network, CheckpointMeta]:
+        """The model of a folder; the last one is kept, as all inputs go through it in turn."""
+        if folder not in self._networks:
+            self._networks = {folder: load_checkpoint(folder)}
+        return self._networks[folder]
 
     def _features(self, name: str, rows: Rows) -> NDArray[np.float32]:
         if name not in self._values:

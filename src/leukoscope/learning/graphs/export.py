@@ -279,9 +279,7 @@ def part_bytes(part: nn.Module, spec: PreprocessSpec, name: str, backbone: str) 
     return bytes(_export(graph, [name], named).SerializeToString())
 
 
-def _export(
-    module: nn.Module, outputs: Sequence[str], named: Mapping[str, object]
-) -> onnx.ModelProto:
+def _export(module: nn.Module, outputs: Sequence[str], named: Mapping[str, Any]) -> onnx.ModelProto:
     """The ONNX model of a module that takes (N, S, S, 3) uint8.
 
     Constants are computed, and norms are in the layers before them.
@@ -291,10 +289,11 @@ def _export(
     """
     from onnxscript import ir
 
+    seen = {"size_px": named["spec"]["size_px"]}  # the module holds mean and spread itself
     with _quiet():
         proto = filled_trace(
             module,
-            {**named, "outputs": outputs},
+            {**named, "spec": seen, "outputs": outputs},
             lambda: _traced(module, outputs, named),
         )
         program = torch.onnx.ONNXProgram(ir.serde.deserialize_model(proto), None)
