@@ -24,7 +24,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_study_report")
+@pytest.mark.usefixtures("no_study_report", "few_perturbed")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(

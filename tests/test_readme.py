@@ -55,6 +55,7 @@ def at_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_perturbed")
 def test_the_commands_print_what_readme_shows(at_home: Path) -> None:
     commands = [
         line
@@ -80,7 +81,7 @@ def test_the_commands_print_what_readme_shows(at_home: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_study_report")
+@pytest.mark.usefixtures("no_study_report", "few_perturbed")
 def test_the_python_example(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smear = next((at_home / "stained" / "Pro").iterdir())
     (at_home / "smear.jpg").write_bytes(smear.read_bytes())

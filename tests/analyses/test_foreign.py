@@ -47,7 +47,7 @@ def config(data: Path, *probes: str, **options: Any) -> StudyConfig:
         probes=["colour-only", *probes],
         folds=2,
         overrides=(
-            "preprocess.size_px=32", "model.backbone=test_resnet", "model.weights=none",
+            "preprocess.size_px=64", "model.backbone=test_resnet", "model.weights=none",
             "bootstrap=100", "bundle=false", "splits.cluster_curve=[]",
         ),
         **options,

@@ -33,7 +33,7 @@ from leukoscope.study.run import StudyResult, run_study
 
 PATIENTS, IMAGES = 16, 7
 SMALL = [
-    "preprocess.size_px=32", "model.backbone=test_resnet", "model.weights=none", "bootstrap=100",
+    "preprocess.size_px=64", "model.backbone=test_resnet", "model.weights=none", "bootstrap=100",
     "explanations=0", "control_draws=0",
 ]  # fmt: skip
 
