@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,16 @@ def command_lines(page: Path) -> list[str]:
 CASES = [(page.name, line) for page in PAGES for line in command_lines(page)]
 
 
+@cache
+def program() -> Any:
+    """The whole program, as ``typer`` builds it."""
+    return typer.main.get_command(app)
+
+
 def parse(line: str) -> tuple[str, dict[str, Any]]:
     """The command that a line runs, and its parameters; an error for a name that is not there."""
     _, *words = shlex.split(line)
-    command: Any = typer.main.get_command(app)
+    command = program()
     path = []
     while hasattr(command, "commands"):
         assert words, f"{line}: which command of the group?"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,17 @@ def test_no_folder_holds_more_modules_than_a_reader_can_survey() -> None:
     assert {str(folder) for folder, number in modules.items() if number > MOST_MODULES} == set()
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
 @pytest.mark.parametrize("folder", ["src", "benchmarks", "bundles"])
 def test_no_function_is_longer_than_a_screen(folder: str) -> None:
     long = [
         f"{path.relative_to(ROOT)}: {node.name}"
         for path in (ROOT / folder).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         and (node.end_lineno or 0) - node.lineno >= MOST_LINES
     ]
@@ -66,13 +72,14 @@ def defined_by(node: ast.stmt) -> set[str]:
 
 
 def test_docstrings_refer_to_what_is_there() -> None:
-    texts = {
+    paths = {
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
             ".__init__"
-        ): path.read_text("utf-8")
+        ): path
         for path in PACKAGE.rglob("*.py")
     }
-    names = {module: names_in(ast.parse(text)) for module, text in texts.items()}
+    texts = {module: path.read_text("utf-8") for module, path in paths.items()}
+    names = {module: names_in(parsed(path)) for module, path in paths.items()}
     lost = []
     for module, text in texts.items():
         for target in re.findall(r":(?:mod|func|class|meth|data|attr|exc):`~?([^`]+)`", text):

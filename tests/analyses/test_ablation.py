@@ -17,10 +17,10 @@ from leukoscope.core.files import read_json
 from leukoscope.evaluation.statistics.leaderboard import holm_adjusted
 
 SMALL = ("training.epochs=1", "preprocess.size_px=32", "bootstrap=100", "explanations=0",
-         "control_draws=0", 'training.precision="fp32"', "splits.folds=2")  # fmt: skip
+         "control_draws=0", 'training.precision="fp32"')  # fmt: skip
 
 
-@pytest.mark.usefixtures("no_study_report", "few_perturbed")
+@pytest.mark.usefixtures("no_study_report")
 def test_an_ablation_measures_each_part_against_the_whole(
     four_classes: Path, tmp_path: Path
 ) -> None:

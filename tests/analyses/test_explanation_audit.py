@@ -112,7 +112,8 @@ def test_a_planted_eye_is_found(
     eye: tuple[tuple[float, ...], float], method: str, place: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("leukoscope.learning.attribution.INTEGRATION_STEPS", 8)  # in time
-    monkeypatch.setattr(explanation_audit.scores, "STEPS", (0.0, 0.5, 1.0))
+    for module in ("evaluation.explanation_scores", "reporting.figures.heatmaps"):
+        monkeypatch.setattr(f"leukoscope.{module}.STEPS", (0.0, 0.5, 1.0))
     monkeypatch.setattr(explanation_audit.scores, "ROAD_STEPS", (0.3, 0.7))
     planted = write_run(tmp_path / "run", phantoms, eye)
     leukoscope("explain", planted, "--audit", "-m", method, "--images", 20, "--out", tmp_path)

@@ -20,7 +20,7 @@ RECIPE = "double-transfer-resnet50"
 NAME = f"{RECIPE}-on-test_resnet"
 SMALL = (
     "training.epochs=1", "preprocess.size_px=32", "bootstrap=100", "explanations=0",
-    "control_draws=0", 'training.precision="fp32"', "splits.folds=2",
+    "control_draws=0", 'training.precision="fp32"',
 )  # fmt: skip
 
 
@@ -28,9 +28,7 @@ def plan(source: Path, target: Path, **options: object) -> TransferPlan:
     settings: dict[str, object] = {
         "recipe": RECIPE, "backbone": "test_resnet", "weights": "none",
         "protocols": ("random", "given"), "overrides": SMALL,
-        "source_overrides": (
-            "explanations=0", "bootstrap=100", "control_draws=0", "splits.folds=2",
-        ),
+        "source_overrides": ("explanations=0", "bootstrap=100", "control_draws=0"),
     } | options  # fmt: skip
     return plan_transfer(source, target, **settings)  # type: ignore[arg-type]
 
@@ -53,7 +51,6 @@ def out(
     two_classes: Path,
     four_classes: Path,
     empty_reports: None,
-    few_perturbed: None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp("transfer") / "out"

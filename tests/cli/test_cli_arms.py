@@ -14,7 +14,7 @@ from leukoscope.phantom.spec import PhantomSpec
 
 SMALL = ["-p", "random"]
 for _text in ("training.epochs=1", "preprocess.size_px=32", "bootstrap=100", "explanations=0",
-              "control_draws=0", "splits.folds=2"):  # fmt: skip
+              "control_draws=0"):  # fmt: skip
     SMALL += ["--set", _text]
 runner = CliRunner()
 
@@ -29,7 +29,7 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("no_study_report", "few_perturbed")
+@pytest.mark.usefixtures("no_study_report")
 def test_ablate_prints_a_verdict_and_names_the_broken_file(fields: Path, tmp_path: Path) -> None:
     call = ["ablate", str(fields), "-r", "cnn-baseline", "--without", "augmentation", *SMALL]
     out = str(tmp_path / "out")

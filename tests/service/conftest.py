@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -134,3 +136,15 @@ def _serving(*arguments: str) -> Iterator[Running]:
 def serving() -> Callable[..., AbstractContextManager[Running]]:
     """Starts ``leukoscope serve`` with these arguments at a free port."""
     return _serving
+
+
+@pytest.fixture(scope="session")
+def served(bundle: Path) -> Iterator[str]:
+    """The address of one server with the default settings, for tests that do no more than ask."""
+    with _serving("--bundle", str(bundle)) as server:
+        for _ in range(600):
+            with suppress(OSError):
+                urllib.request.urlopen(f"{server.address}/readyz", timeout=10).close()
+                break
+            time.sleep(0.05)
+        yield server.address

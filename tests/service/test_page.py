@@ -34,8 +34,11 @@ SHOTS = os.environ.get("LEUKOSCOPE_SCREENSHOTS", "")
 
 
 @pytest.fixture(scope="module")
-def address(serving: Serving, bundle: Path) -> Iterator[str]:
-    chosen = os.environ.get("LEUKOSCOPE_PAGE_BUNDLE", str(bundle))
+def address(serving: Serving, request: pytest.FixtureRequest) -> Iterator[str]:
+    chosen = os.environ.get("LEUKOSCOPE_PAGE_BUNDLE", "")
+    if not chosen:
+        yield request.getfixturevalue("served")
+        return
     with serving("--bundle", chosen) as server:
         for _ in range(600):
             with suppress(OSError):

@@ -311,26 +311,22 @@ def test_a_head_of_any_size_is_refused_before_the_key_is_asked_for(
         assert urllib.request.urlopen(usual, timeout=20).status == 200
 
 
-def test_a_head_that_is_too_long_is_answered(serving: Serving, bundle: Path) -> None:
-    with serving("--bundle", str(bundle)) as server:
-        wait_ready(server.address)
-        host, port = server.address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as client:
-            client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nA: " + b"x" * 65_536)
-            assert client.recv(100).startswith(b"HTTP/1.1 431 ")
+def test_a_head_that_is_too_long_is_answered(served: str) -> None:
+    host, port = served.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nA: " + b"x" * 65_536)
+        assert client.recv(100).startswith(b"HTTP/1.1 431 ")
 
 
-def test_large_chunked_uploads_are_taken(serving: Serving, bundle: Path, red: bytes) -> None:
+def test_large_chunked_uploads_are_taken(served: str, red: bytes) -> None:
     """What is counted is the head, not the length of the body nor of its chunks."""
     body = body_of(red + bytes(300_000))
-    with serving("--bundle", str(bundle)) as server:
-        wait_ready(server.address)
-        connection = http.client.HTTPConnection(server.address.removeprefix("http://"), timeout=20)
-        pieces = [body[at : at + 1000] for at in range(0, len(body), 1000)]
-        headers = {"Content-Type": "multipart/form-data; boundary=edge"}
-        connection.request("POST", "/v1/predict", iter(pieces), headers, encode_chunked=True)
-        assert connection.getresponse().status == 200
-        connection.close()
+    connection = http.client.HTTPConnection(served.removeprefix("http://"), timeout=20)
+    pieces = [body[at : at + 1000] for at in range(0, len(body), 1000)]
+    headers = {"Content-Type": "multipart/form-data; boundary=edge"}
+    connection.request("POST", "/v1/predict", iter(pieces), headers, encode_chunked=True)
+    assert connection.getresponse().status == 200
+    connection.close()
 
 
 def test_a_card_that_is_no_text_is_shown_and_a_wrong_list_of_hashes_refused(

@@ -6,6 +6,7 @@ import importlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -162,38 +163,46 @@ def test_a_model_on_edited_images_is_the_model_that_was_tested(
     assert abs(perturbed.logits - own.logits).max() > 0.01  # a hundred times the tolerance
 
 
-def test_a_finished_study_gets_more_probes_and_keeps_its_results(
-    result: StudyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = RunFolder(shutil.copytree(result.run.path, tmp_path / "run"))
-    written: list[RunFolder] = []
-    monkeypatch.setattr("leukoscope.reporting.study.report.write_report", written.append)
-    assert missing_probes(run.path, None) == []
-    assert missing_probes(run.path, ["silhouette-only"]) == ["silhouette-only"]
+@pytest.fixture(scope="module")
+def probed(result: StudyResult, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A copy with other data's results and an older card that gets one more probe."""
+    run = RunFolder(shutil.copytree(result.run.path, tmp_path_factory.mktemp("probed") / "run"))
+    missing = [missing_probes(run.path, names) for names in (None, ["silhouette-only"])]
     old = json.loads(run.metrics.read_text()) | {"external": []}
     run.metrics.write_text(json.dumps(old))
-    new = add_probes(run.path, ["silhouette-only"], lambda *_: None).to_json()
-    assert written == [run]
-    assert {row["probe"] for row in new["probes"]} == {
-        *(row["probe"] for row in old["probes"]),
+    before = read_bundle(run.bundle)
+    mild = StudyVerdict(level="plausible", headline="mild", sources={})
+    files = {name: result.run.bundle / name for name in before.record.files}
+    older = {**files, "MODEL_CARD.md": b"an older card"}
+    mild_record = before.record.model_copy(update={"verdict": mild})
+    save_bundle(run.bundle, mild_record, older)
+    written: list[RunFolder] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("leukoscope.reporting.study.report.write_report", written.append)
+        new = add_probes(run.path, ["silhouette-only"], lambda *_: None).to_json()
+    return SimpleNamespace(
+        run=run, missing=missing, old=old, new=new, written=written, before=before,
+        mild_record=mild_record, older=older,
+    )  # fmt: skip
+
+
+def test_a_finished_study_gets_more_probes_and_keeps_its_results(probed: SimpleNamespace) -> None:
+    assert probed.missing == [[], ["silhouette-only"]]
+    assert probed.written == [probed.run]
+    assert {row["probe"] for row in probed.new["probes"]} == {
+        *(row["probe"] for row in probed.old["probes"]),
         "silhouette-only",
     }
     for key in ("results", "model_on", "decisions", "ood", "external"):
-        assert new[key] == old[key]
-    assert missing_probes(run.path, ["silhouette-only"]) == []
+        assert probed.new[key] == probed.old[key]
+    assert missing_probes(probed.run.path, ["silhouette-only"]) == []
 
 
 def test_new_probes_reach_the_verdict_and_the_card_of_the_bundle(
-    result: StudyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    probed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = RunFolder(shutil.copytree(result.run.path, tmp_path / "run"))
+    run, before = probed.run, probed.before
     monkeypatch.setattr("leukoscope.reporting.study.report.write_report", lambda _: None)
-    before = read_bundle(run.bundle)
-    mild = StudyVerdict(level="plausible", headline="mild", sources={})
-    files = {name: run.bundle / name for name in before.record.files}
-    old = {**files, "MODEL_CARD.md": b"an older card"}
-    save_bundle(run.bundle, before.record.model_copy(update={"verdict": mild}), old)
-    add_probes(run.path, ["silhouette-only"], lambda *_: None)
     bundle = read_bundle(run.bundle)
     verdict = json.loads(run.metrics.read_text())["verdict"]
     assert bundle.record.verdict is not None
@@ -202,7 +211,7 @@ def test_new_probes_reach_the_verdict_and_the_card_of_the_bundle(
     changed = {n for n, h in bundle.record.files.items() if before.record.files[n] != h}
     assert changed <= {"MODEL_CARD.md"}
     assert not renew_bundle(run.path)
-    save_bundle(run.bundle, before.record.model_copy(update={"verdict": mild}), old)
+    save_bundle(run.bundle, probed.mild_record, probed.older)
     words = CliRunner().invoke(app, ["probe", str(run.path), "--probe", "silhouette-only"])
     assert words.exit_code == 0, words.output
     assert "has this verdict and card now" in " ".join(words.output.split())
