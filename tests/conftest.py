@@ -8,10 +8,12 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from typer import testing
 
 from leukoscope.cli.lean import keep_freed_memory
 from leukoscope.config.passport import Passport
@@ -23,6 +25,8 @@ from leukoscope.pipeline import perturbed
 
 ROOT = Path(__file__).resolve().parents[1]
 keep_freed_memory()  # as the program does
+testing._get_command = cache(testing._get_command)  # type: ignore[attr-defined]
+"""A command is built once, not for each call of it."""
 gc.disable()  # until all modules are there: nothing of them is garbage
 
 
