@@ -162,7 +162,8 @@ def adjust_inversion(predicted: ArrayLike, confusion: ArrayLike) -> FloatArray:
     >>> adjust_inversion([0.05, 0.95], [[0.9, 0.1], [0.1, 0.9]]).round(3).tolist()
     [0.0, 1.0]
     """
-    return _inversions(np.asarray(predicted, np.float64)[None], np.asarray(confusion)[None])[0]
+    wanted, matrix = np.asarray(predicted, np.float64), np.asarray(confusion, np.float64)
+    return np.asarray(_inversions(wanted[None], matrix[None])[0])
 
 
 def _inversions(predicted: FloatArray, confusion: FloatArray) -> FloatArray:
