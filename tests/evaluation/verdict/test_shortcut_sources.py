@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from leukoscope.config.metrics.evidence import AdvantageShare
 from leukoscope.core.errors import DataError
 from leukoscope.evaluation.predictions import PredictionTable
 from leukoscope.evaluation.verdict.shortcuts import advantage_share, transplant_hits
@@ -35,6 +36,15 @@ def test_a_probe_that_knows_all_has_the_whole_share_and_a_blind_one_none() -> No
         share = advantage_share(model, probe, groups(model), **HOW)
         assert low < share.share.low <= share.share.value <= share.share.high < high
         assert (share.n, share.share.n_groups, share.share.reliable) == (160, 40, True)
+
+
+def test_images_without_one_of_the_classes_have_no_share_and_can_be_stored() -> None:
+    model = table(3.0, "image")
+    healthy = table(3.0, "model-on-blur-1").take(model.y_true == 0)
+    found = advantage_share(model, healthy, groups(model), **HOW).to_json()
+    stored = AdvantageShare.model_validate({"protocol": "random", "group_unit": "patient", **found})
+    assert (stored.value, stored.model, stored.share.value) == (None, None, None)
+    assert stored.n == 80
 
 
 def test_a_frequent_class_lends_no_share() -> None:

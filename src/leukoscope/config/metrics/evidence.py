@@ -20,8 +20,8 @@ class AdvantageShare(Record):
         group_unit: What the interval resamples.
         metric: ``roc_auc``, ``balanced_accuracy`` where there are no probabilities, or
             ``paired_auc``, between pairs of classes, of the ground.
-        value: Metric of the other classifier.
-        model: Metric of the model.
+        value: Metric of the other classifier; None where the images are too few to have one.
+        model: Metric of the model, likewise.
         chance: What both have without any information.
         share: (value − chance) / (model − chance); not cut at 0 or 1.
         n, n_groups: Images and groups.
@@ -30,8 +30,8 @@ class AdvantageShare(Record):
     protocol: str
     group_unit: str
     metric: str
-    value: float
-    model: float
+    value: float | None
+    model: float | None
     chance: float
     share: Estimate
     n: int

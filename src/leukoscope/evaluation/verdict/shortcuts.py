@@ -241,8 +241,8 @@ class AdvantageShare:
         metric: ``roc_auc``, or ``balanced_accuracy`` where there are no probabilities;
             ``paired_auc`` where the probe's value is that of :func:`transplant_hits` (the model's
             is its ``roc_auc``).
-        value: Metric of the probe.
-        model: Metric of the model on the same images.
+        value: Metric of the probe; NaN where these images have none, because a class is missing.
+        model: Metric of the model on the same images, likewise.
         chance: What both have without any information.
         share: (value − chance) / (model − chance) with its interval; NaN where the model's
             advantage may be 0, because its interval does not lie above chance.
@@ -259,8 +259,8 @@ class AdvantageShare:
         """For ``metrics.json``."""
         return {
             "metric": self.metric,
-            "value": round(self.value, 6),
-            "model": round(self.model, 6),
+            "value": None if math.isnan(self.value) else round(self.value, 6),
+            "model": None if math.isnan(self.model) else round(self.model, 6),
             "chance": self.chance,
             "share": self.share.to_json(),
             "n": self.n,
