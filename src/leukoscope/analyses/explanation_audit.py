@@ -116,10 +116,8 @@ def audit_explanations(
             AuditFile(schema=1, settings=settings, images=tuple(found.values())).save(out / JSON)
             progress(len(found), len(chosen))
             if record is waiting[0][0] and len(waiting) > 1:
-                whole = (time.monotonic() - started) * len(waiting)
-                fewer = f"; one method takes less: -m {settings.methods[0]}"
-                many = whole > _LONG_S and len(settings.methods) > 1
-                warn(f"{len(waiting)} images will take about {duration(whole)}{fewer * many}")
+                took = time.monotonic() - started
+                warn(_how_long(len(waiting), took, settings.methods))
     images = tuple(found[record.image_id] for record, _ in chosen)
     config = source.fitted.config
     summary = summarise(images, confidence=config.confidence, replicates=config.bootstrap)
@@ -136,6 +134,14 @@ def audit_explanations(
     with house_style():
         write_bytes(out / FIGURE, figure_png(audit_figure(result)))
     return result
+
+
+def _how_long(images: int, each_s: float, methods: Sequence[str]) -> str:
+    """How long all images will take, and what would take less."""
+    said = f"{images} images will take about {duration(images * each_s)}"
+    if images * each_s > _LONG_S and len(methods) > 1:
+        said += f"; one method takes less: -m {methods[0]}"
+    return said
 
 
 def _check_enough(
