@@ -142,9 +142,19 @@ def serving() -> Callable[..., AbstractContextManager[Running]]:
 def served(bundle: Path) -> Iterator[str]:
     """The address of one server with the default settings, for tests that do no more than ask."""
     with _serving("--bundle", str(bundle)) as server:
-        for _ in range(600):
-            with suppress(OSError):
-                urllib.request.urlopen(f"{server.address}/readyz", timeout=10).close()
-                break
-            time.sleep(0.05)
+        _wait(server.address)
         yield server.address
+
+
+@pytest.fixture(scope="session")
+def wait_for_server() -> Callable[[str], None]:
+    """Wait until the server at an address answers that it is ready."""
+    return _wait
+
+
+def _wait(address: str) -> None:
+    for _ in range(600):
+        with suppress(OSError):
+            urllib.request.urlopen(f"{address}/readyz", timeout=10).close()
+            return
+        time.sleep(0.05)

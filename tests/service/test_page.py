@@ -11,10 +11,8 @@ import importlib.util
 import io
 import os
 import shutil
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,11 +38,7 @@ def address(serving: Serving, request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.getfixturevalue("served")
         return
     with serving("--bundle", chosen) as server:
-        for _ in range(600):
-            with suppress(OSError):
-                urllib.request.urlopen(f"{server.address}/readyz", timeout=10).close()
-                break
-            time.sleep(0.1)
+        request.getfixturevalue("wait_for_server")(server.address)
         yield server.address
 
 

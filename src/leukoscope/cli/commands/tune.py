@@ -72,10 +72,11 @@ PrunerOption = Annotated[
 ResumeTuneOption = Annotated[
     bool, typer.Option("--resume", help="Resume a stopped tuning, or join a running one.")
 ]
-_EXAMPLE = "leukoscope tune path/to/images -r cnn-baseline --trials 30 --out tuned"
 FinalOption = Annotated[
     bool, typer.Option("--final", help="Then measure the best once on the test part.")
 ]
+
+_EXAMPLE = "leukoscope tune path/to/images -r cnn-baseline --trials 30 --out tuned"
 
 
 def register(app: typer.Typer) -> None:
