@@ -15,6 +15,7 @@ from typing import Any
 
 from leukoscope.config.loading import load_study_config
 from leukoscope.core.files import read_csv
+from leukoscope.core.protocols import PROTOCOLS
 from leukoscope.evaluation.predictions import PredictionTable
 
 INPUTS = ("image", "model-on-background-only")
@@ -26,15 +27,6 @@ METRICS = (
     ("roc_auc", "ROC AUC"),
     ("ece", "ECE"),
 )
-
-
-SHORT = {
-    "random": "random images",
-    "acquisition": "acquisition clusters",
-    "acquisition-merged": "joined clusters",
-    "grouped": "patients",
-}
-"""Protocols of the README's table, in its words."""
 
 
 def main() -> None:
@@ -64,13 +56,14 @@ def print_short(folders: dict[str, Path]) -> None:
             protocol = row["protocol"]
             if (
                 row["recipe"] != first
-                or protocol not in SHORT
+                or protocol not in PROTOCOLS
                 or (not ground and protocol == "random")
             ):
                 continue
             found = row["metrics"]
+            held_out = PROTOCOLS[protocol].label.removesuffix(" held out")
             cells = (
-                f"{name}, {SHORT[protocol]}{' (few)' if not found['accuracy']['reliable'] else ''}",
+                f"{name}, {held_out}{' (few)' if not found['accuracy']['reliable'] else ''}",
                 interval(found["accuracy"], percent=True),
                 interval(found["roc_auc"]),
                 interval(ground[protocol], percent=True) if ground else "no ground in the images",

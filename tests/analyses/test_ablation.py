@@ -106,7 +106,7 @@ def test_the_verdict_says_no_more_than_was_shown() -> None:
     assert judge(row("random", "worse")).headline == "This is worse."
     assert judge(row("random", unclear)).level == "no difference shown"
     both = judge(row("random", "better"), row("acquisition", unclear, reliable=False))
-    assert "Shown under: Random images; not under the other" in both.headline
+    assert "Shown under: Random split; not under the other" in both.headline
     assert "only 4 acquisition clusters, too few to tell" in str(both.sentences)
     mixed = judge(row("random", "better"), row("acquisition", "worse"))
     assert mixed.level == "depends on the protocol"

@@ -217,7 +217,7 @@ def test_the_answer_is_under_a_protocol_that_all_runs_have(run: RunFolder, tmp_p
     found = load_comparison(both)
     assert [head.name for head in found.protocols] == ["random", "grouped"]
     assert found.decisive.name == "random"
-    assert _head(found).headline.text.startswith("Random images: of 4 recipes")
+    assert _head(found).headline.text.startswith("Random split: of 4 recipes")
 
 
 @pytest.mark.usefixtures("no_pages")

@@ -22,7 +22,7 @@ def test_every_order_is_of_known_protocols() -> None:
 def test_every_protocol_has_all_its_words() -> None:
     for protocol in protocols.PROTOCOLS.values():
         assert protocol.setting
-        assert protocol.setting_label
+        assert protocol.title
         assert protocol.basis
         assert protocol.held_out or protocol.own_parts
         assert protocol.shows.count("{}") == 1

@@ -133,7 +133,7 @@ def test_disjointness_is_counted_from_the_splits(study: Study) -> None:
         tested += len(fold.ids("test"))
     assert tied > 0
     text = filled(study, "claim-2024")["20"].answers[0].text
-    assert f"Random images: of {tested} test images {tied} overlap or repeat an image" in text
+    assert f"Random split: of {tested} test images {tied} overlap or repeat an image" in text
     assert "that no patient stands on two sides cannot be shown" in text
 
 
@@ -201,5 +201,12 @@ def test_a_probe_that_does_not_apply_is_named_where_no_other_was_asked_for(study
     words = str(shortcuts(replace(study, metrics=silent)).blocks)
     assert "No probe that was asked for applies" in words
     assert "does not apply: no image has a scale bar." in words
+    assert "Below that" not in words
+    probes = [row.model_dump() for row in study.metrics.probes]
+    metrics = {"accuracy": {"value": 0.0, "low": 0.0, "high": 0.1}}
+    wrong = [{**probes[0], "probe": "order-only", "metrics": metrics}, *probes[1:]]
+    told = with_keys(study, probes=wrong)
+    words = str(shortcuts(replace(study, metrics=told)).blocks)
+    assert "Below that: order only. What it sees does follow the class" in words
     unasked = with_keys(study, probes=[], shortcuts={"recipe": "quick"})
     assert "No probe was run" in str(shortcuts(replace(study, metrics=unasked)).blocks)

@@ -48,7 +48,8 @@ def test_the_accuracy_is_shown_from_the_mildest_protocol_to_the_next_unit(study:
     accuracy, _, _ = lead(study)
     labels = [span.label for span in accuracy.spans]
     assert labels == [
-        "Random split", "Overlaps joined", "Clusters apart", "Clusters merged", "Next cluster",
+        "Random split", "Overlaps kept together", "Acquisition clusters held out",
+        "Merged clusters held out", "Next cluster",
     ]  # fmt: skip
     assert accuracy.spans[-1].text == "80.0 % (40.0–100.0)"
     assert accuracy.spans[-1].tone == "next"
@@ -63,7 +64,9 @@ def test_a_source_that_is_shown_is_named_with_its_remedy(study: Study) -> None:
     assert [(span.tone, span.text) for span in sources.spans] == [
         ("bad", "✗ 70.0 % (60.0–80.0)"), ("open", "? open"),
     ]  # fmt: skip
-    assert sources.title == "Explained without any cell, clusters held out"  # as the shares are
+    assert (
+        sources.title == "What each shortcut alone explains, acquisition clusters held out"
+    )  # as the shares are
     assert "✓ below (from 20 groups on)" in sources.mark_text
     assert "stain every class in the same laboratory" in steps["Remove “stain colour” as a clue:"]
 
@@ -94,7 +97,7 @@ def test_a_study_without_results_has_no_picture(make_study: MakeStudy, tmp_path:
     empty = study.metrics.model_copy(update={"results": ()})
     blocks = report.lead(replace(study, metrics=empty))
     assert [block.title for block in blocks if isinstance(block, Ranges)] == [
-        "Explained without any cell"
+        "What each shortcut alone explains"
     ]
 
 

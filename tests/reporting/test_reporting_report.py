@@ -199,7 +199,7 @@ def test_figures_are_sharp_and_the_page_moderate(run: RunFolder) -> None:
 
 def test_examples_and_the_map_of_features_are_explained(page: Page) -> None:
     words = page.words
-    assert "What the features are arranged by" in words
+    assert "What the features encode" in words
     assert "features that the last layer reads, recipe quick" in words
     assert "The features follow the class, not the acquisition group" in words
     assert "class other groups 4" in words
@@ -243,11 +243,9 @@ def test_missing_values_are_dashes_never_zero(run: RunFolder) -> None:
 
 
 def test_intervals_from_too_few_groups_are_marked(page: Page) -> None:
-    assert re.search(
-        r"Clusters joined with overlapping fields held out \d+\.\d % \([^)]+\)†", page.words
-    )
+    assert re.search(r"Merged clusters held out \d+\.\d % \([^)]+\)†", page.words)
     assert "† Few groups: fewer than 20" in page.words
-    assert not re.search(r"Random images \d+\.\d % \([^)]+\)†", page.words)
+    assert not re.search(r"Random split \d+\.\d % \([^)]+\)†", page.words)
 
 
 def test_a_bare_study_still_gets_a_report(make_study: MakeStudy, tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def test_the_card_says_what_the_record_says(bundle: Path, tmp_path: Path) -> Non
     assert metric["value"] == 0.85
     assert metric["name"] == "Accuracy (interval 0.770–0.906)"
     assert metric["args"]["n_groups"] == 25
-    assert "| Accuracy | Whole patients held out | 85.0 % (77.0–90.6), level 95%" in body
+    assert "| Accuracy | Patients held out | 85.0 % (77.0–90.6), level 95%" in body
     assert r"**Verdict of the study: Unsafe.** It reads \*stain\*." in body
     from huggingface_hub import ModelCard
 

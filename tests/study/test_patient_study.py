@@ -117,7 +117,7 @@ def test_a_comparison_counts_patients(study: StudyResult, tmp_path: Path) -> Non
     text = (out / "comparison.md").read_text()
     for said in (
         f"phantoms: {patients * IMAGES} images of {patients} patients",
-        f"Whole patients held out; {patients} patients\n",
+        f"Patients held out; {patients} patients\n",
         "All recipes on the same test patients",
         "Paired tests of Accuracy on the same patients",
         "Patients per part",

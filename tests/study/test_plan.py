@@ -42,6 +42,12 @@ def test_one_patient_is_no_plural() -> None:
     assert "b: 1 patient, about 1 of them" in _said({"a": (24, 2), "b": (1, 2)}, folds=5)
 
 
+def test_a_class_of_one_patient_cannot_be_told_from_the_patient() -> None:
+    said = _said({"a": (24, 2), "b": (1, 2)}, folds=5)
+    assert "b: images of one patient alone. Whether a model learns the class" in said
+    assert "of one patient alone" not in _said({"a": (24, 2), "b": (2, 2)}, folds=5)
+
+
 def test_the_other_folds_calibrate_a_fold() -> None:
     said = _said({"a": (24, 2), "b": (20, 2)}, folds=5)
     assert "a: " not in said

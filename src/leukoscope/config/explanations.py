@@ -135,7 +135,7 @@ class Structure(Record):
 
 
 class FeatureMap(StoredFile):
-    """The content of ``features.json``: what the features of one fold are arranged by.
+    """The content of ``features.json``: what the features of one fold encode.
 
     Attributes:
         schema_version: Version of this schema.

@@ -27,11 +27,9 @@ class Protocol:
         unit: What its intervals resample unless a fold says otherwise.
         held_out: What stands on one side of a split as a whole.
         column: Of the manifest, that names what is held out; empty where none does.
-        label: Name where space is scarce.
-        panel_title: Name over a small figure.
+        title: Name over tables, figures and columns.
         question: What a result under it answers.
         setting: Where a score was measured, as the end of a sentence of the verdict.
-        setting_label: The same in two or three words.
         shows: What a result says of the model; ``{}`` is the sample.
         basis: What out-of-fold probabilities under it rest on.
         whole_units: Whether it holds out whole patients or slides, seen in no other part.
@@ -43,18 +41,20 @@ class Protocol:
     name: str
     unit: str
     title: str
-    label: str
     question: str
     shows: str
     held_out: str = ""
     column: str = ""
-    panel_title: str = ""
     setting: str = ""
-    setting_label: str = ""
     basis: str = ""
     whole_units: bool = False
     own_parts: bool = False
     purges: bool = False
+
+    @property
+    def label(self) -> str:
+        """The title within a sentence."""
+        return self.title[:1].lower() + self.title[1:]
 
 
 PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
@@ -65,12 +65,10 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 name="random",
                 unit="component",
                 held_out="image",
-                title="Random images",
-                label="random split",
+                title="Random split",
                 question="Can it sort images whose neighbours it has seen? Only for comparison "
                 "with the literature.",
                 setting="on random splits",
-                setting_label="random splits",
                 shows="How well images are sorted when their neighbours may be in the training "
                 "data ({}): comparable with published figures, no forecast for new slides.",
                 basis="the model may have seen a copy of the image, and a copy with the same wrong "
@@ -81,11 +79,9 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 unit="patient",
                 held_out="patient",
                 column="patient_id",
-                title="Whole patients held out",
-                label="patients apart",
+                title="Patients held out",
                 question="Does it work on patients it has never seen, from the same laboratory?",
                 setting="when whole patients are held out",
-                setting_label="patients held out",
                 shows="How the model does on patients it has never seen ({}), from the same "
                 "source.",
                 basis="each image is judged by a model that saw nothing of its patient",
@@ -96,13 +92,10 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 unit="component",
                 held_out="component of overlapping images",
                 column="group_id",
-                title="Duplicates and overlaps kept together",
-                label="overlaps joined",
-                panel_title="Duplicates, overlaps together",
+                title="Overlaps kept together",
                 question="Does it survive without copies of test images? Without patient ids "
                 "still nearly random.",
                 setting="when overlapping images are kept together",
-                setting_label="overlaps kept together",
                 shows="How much of that remains without duplicates and overlapping fields of "
                 "test images in training ({}).",
                 basis="each image is judged by a model that saw neither it nor a copy or an "
@@ -113,13 +106,10 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 unit="acquisition cluster",
                 held_out="acquisition cluster",
                 column="acquisition_id",
-                title="Whole acquisition clusters held out",
-                label="clusters apart",
-                panel_title="Acquisition clusters held out",
+                title="Acquisition clusters held out",
                 question="Does it work on images whose background looks unlike the training "
                 "images’?",
                 setting="when whole acquisition clusters are held out",
-                setting_label="clusters held out",
                 shows="How the model does when images with alike background are held out "
                 "together ({}).",
                 basis="each image is judged by a model that saw nothing of its acquisition cluster",
@@ -131,13 +121,10 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 unit="merged acquisition cluster",
                 held_out="merged acquisition cluster",
                 column="acquisition_id",
-                title="Clusters joined with overlapping fields held out",
-                label="clusters merged",
-                panel_title="Clusters joined with overlaps",
+                title="Merged clusters held out",
                 question="The harshest proxy of an unseen slide that the data allows.",
                 setting="when acquisition clusters that share overlapping fields are held out "
                 "together",
-                setting_label="merged clusters held out",
                 shows="How far it falls when, besides, no slide may be cut in two ({}): "
                 "the harshest stand-in for an unseen slide that this data allows.",
                 basis="each image is judged by a model that saw nothing of its merged "
@@ -149,12 +136,10 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 unit="session",
                 held_out="session",
                 column="session",
-                title="Whole sessions held out",
-                label="sessions apart",
+                title="Sessions held out",
                 question="Does it work on a smear, or a day of staining and imaging, that it has "
                 "never seen?",
                 setting="when whole sessions are held out",
-                setting_label="sessions held out",
                 shows="How the model does on sessions (smears, days of imaging) that it has never "
                 "seen ({}), of patients that it may know.",
                 basis="each image is judged by a model that saw nothing of its session",
@@ -165,10 +150,8 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 name="given",
                 unit="component",
                 title="The data’s own split",
-                label="own split",
                 question="What the publishers of the data intended, audited for leaks.",
                 setting="on the data set's own split",
-                setting_label="own split",
                 shows="What the data’s own split gives ({}).",
                 basis="the data's own parts may share copies of an image, and a copy with the "
                 "same wrong label vouches for it",
@@ -178,11 +161,9 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 name="site",
                 unit="component",
                 column="site",
-                title="Whole sites held out",
-                label="sites apart",
+                title="Sites held out",
                 question="Does it work on images of a laboratory that it has never seen?",
                 setting="when a whole site is held out",
-                setting_label="sites held out",
                 shows="How the model does on sites (a hospital, a laboratory) that it has never "
                 "seen ({}).",
                 basis="each image is judged by a model that saw nothing of its site",
@@ -193,12 +174,10 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType(
                 name="cohort",
                 unit="component",
                 column="cohort",
-                title="Whole cohorts held out",
-                label="cohorts apart",
+                title="Cohorts held out",
                 question="Does it work on patients of a hospital, or of years, that it has never "
                 "seen?",
                 setting="when a whole cohort is held out",
-                setting_label="cohorts held out",
                 shows="How the model does on cohorts (a hospital, years) that it has never seen "
                 "({}).",
                 basis="each image is judged by a model that saw nothing of its cohort",
@@ -214,7 +193,6 @@ EXTERNAL: Final = Protocol(
     name="external",
     unit="image",
     title="Another data set",
-    label="as handed in",
     question="Does it work on data from elsewhere?",
     shows="How the model does on another data set ({}).",
 )
@@ -332,7 +310,7 @@ def protocol_title(name: str) -> str:
     """A protocol's name for readers; variants such as ``acquisition-k48`` name their number.
 
     >>> protocol_title("random"), protocol_title("acquisition-k48"), protocol_title("mine")
-    ('Random images', 'Whole acquisition clusters held out (48)', 'mine')
+    ('Random split', 'Acquisition clusters held out (48)', 'mine')
     """
     if name in WORDS:
         return WORDS[name].title

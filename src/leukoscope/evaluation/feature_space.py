@@ -1,4 +1,4 @@
-"""What a model's features are arranged by: the class, or the slide, or the patient.
+"""What a model's features encode: the class, or the slide, or the patient.
 
 A map of features shows islands, and the eye finds in them what it looks for. The numbers here are
 taken in the full space, and the comparison that counts is crossed: do images find their class when

@@ -206,7 +206,7 @@ def lower_first(text: str) -> str:
 def upper_first(text: str) -> str:
     """A title at the beginning of a line.
 
-    >>> upper_first("clusters apart")
-    'Clusters apart'
+    >>> upper_first("clusters held out")
+    'Clusters held out'
     """
     return text[:1].upper() + text[1:]

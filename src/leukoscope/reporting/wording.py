@@ -83,20 +83,21 @@ _GLOSSARY: tuple[tuple[str, str], ...] = (
         "Images with alike background, found without labels; a proxy of slide or session.",
     ),
     (
+        "Advantage over chance",
+        "What the ROC AUC has above 0.5. The share of a probe in it is how much of the model’s "
+        "success needs no more than that probe sees.",
+    ),
+    (
         "ALL",
         "Acute lymphoblastic leukemia; early pre-B, pre-B, pro-B are stages of B-cell maturation.",
     ),
     (
-        "Background-only probe",
-        "The classifier trained on images without leukocytes; what it scores needs no cell.",
+        "AURC",
+        "Mean error rate as the {row}s are answered in the order of confidence; smaller is better.",
     ),
     (
         "Balanced accuracy",
         "Mean recall over the classes, so that a rare class counts as much as a frequent one.",
-    ),
-    (
-        "AURC",
-        "Mean error rate as the {row}s are answered in the order of confidence; smaller is better.",
     ),
     ("Benign", "Hematogones: benign precursors of B cells. Not healthy blood."),
     ("Brier score", "Mean squared error of the probabilities; 0 is perfect."),
@@ -119,6 +120,21 @@ _GLOSSARY: tuple[tuple[str, str], ...] = (
     ("Fold", "One of several rounds in which another part of the data is the test part."),
     ("Grad-CAM", "Map of the regions that raise the score of a class; where, not why."),
     (
+        "Grain",
+        "The finest detail of an image: noise, sharpness, traces of compression. It comes from "
+        "camera and file, not from cells.",
+    ),
+    ("Ground", "What an image shows between its leukocytes: red cells, plasma, stain, light."),
+    (
+        "Group",
+        "What intervals resample as a whole, such as a patient: images of one group are alike, so "
+        "many images of few groups prove little.",
+    ),
+    (
+        "Inflation",
+        "How far the score of a random split lies above that of a protocol that holds out more.",
+    ),
+    (
         "Log loss",
         "Mean negative logarithm of the probability given to the true class; 0 is perfect.",
     ),
@@ -131,6 +147,11 @@ _GLOSSARY: tuple[tuple[str, str], ...] = (
         "Probe",
         "A classifier that sees only what should not decide, such as the ground or the stain; a "
         "high score of it reveals a possible shortcut.",
+    ),
+    (
+        "Protocol",
+        "A rule of what may not be in the training and the test part at once: images, overlapping "
+        "images, patients, acquisition clusters.",
     ),
     ("Recall", "Share of the {row}s of a class that are found; also sensitivity."),
     (

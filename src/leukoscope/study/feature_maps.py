@@ -1,4 +1,4 @@
-"""Maps of what a model's last layer reads, and what these features are arranged by.
+"""Maps of what a model's last layer reads, and what these features encode.
 
 Only one fold's model on its own test images: two folds are two networks, and a distance between
 the features of one and of the other means nothing.

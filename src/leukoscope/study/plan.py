@@ -18,6 +18,7 @@ from leukoscope.config.study import DEGRADED, StudyConfig
 from leukoscope.core.labels import check_roles
 from leukoscope.core.records import Manifest
 from leukoscope.core.views import plural
+from leukoscope.datasets.audit.findings import of_one_patient
 from leukoscope.datasets.audit.measurements import audit_image
 from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.pipeline.features.inputs import GROUND, load_input, observe
@@ -308,6 +309,9 @@ def _limits(
             f"Only {plural(len(patients), 'patient')}: intervals over patients will be "
             f"marked “few groups” (fewer than {MIN_GROUPS})."
         )
+    pairs = {(record.label, record.patient_id) for record in records if record.patient_id}
+    if single := of_one_patient(Counter(label for label, _ in sorted(pairs))):
+        yield single
     yield from _beyond_promise(manifest, rows, config)
 
 

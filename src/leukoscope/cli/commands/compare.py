@@ -224,7 +224,7 @@ def ensemble(
 
 def _print(result: StudyResult, record: EnsembleFile) -> None:
     out = console()
-    shown = {"accuracy": "accuracy", "macro_f1": "macro F1", "roc_auc": "AUC",
+    shown = {"accuracy": "accuracy", "macro_f1": "macro F1", "roc_auc": "ROC AUC",
              "log_loss": "log loss"}  # fmt: skip
     rows = [
         (

@@ -296,7 +296,7 @@ def features(
 
 
 def _print_map(result: FeatureMap) -> None:
-    """What the features are arranged by; no table where nothing could be compared."""
+    """What the features encode; no table where nothing could be compared."""
     out = console()
     out.print(
         f"{result.n} test images, {result.dimensions} features: {result.recipe}, "

@@ -375,7 +375,7 @@ def _print_scores(result: StudyResult) -> None:
         for row in result.metrics.results
         if row.metrics
     ]
-    print_table(("model", "held out", "n", "accuracy", "macro F1", "AUC"), rows, width=80)
+    print_table(("model", "held out", "n", "accuracy", "macro F1", "ROC AUC"), rows, width=80)
 
 
 def _next_step(row: str, bundle: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from leukoscope.config.passport import Finding, FindingLevel, Passport
 from leukoscope.core.labels import class_title
@@ -219,6 +219,8 @@ def _patients(passport: Passport) -> Iterator[Finding]:
             f"{plural(patients['links_across'], 'pair')} of overlapping images or near-duplicates "
             "with different patient ids: check the ids.",
         )
+    if single := of_one_patient(patients["by_class"]):
+        yield _entry("warning", "class-of-one-patient", single)
     few = [
         f"{class_title(name)} {count}"
         for name, count in patients["by_class"].items()
@@ -231,6 +233,26 @@ def _patients(passport: Passport) -> Iterator[Finding]:
             f"Few patients ({', '.join(few)}): a score on unseen patients is uncertain, however "
             "many images there are.",
         )
+
+
+def of_one_patient(patients: Mapping[str, int]) -> str:
+    """A warning of classes that one patient alone has; empty where each has several.
+
+    Args:
+        patients: Number of patients of each class; 0 where none is named.
+
+    >>> of_one_patient({"aml": 1, "apl": 7})
+    'AML: images of one patient alone. Whether a model learns the class or the patient is unknown.'
+    >>> of_one_patient({"aml": 3, "apl": 0})
+    ''
+    """
+    found = [class_title(name) for name, count in patients.items() if count == 1]
+    if not found:
+        return ""
+    return (
+        f"{', '.join(found)}: images of one patient alone. Whether a model learns the class or the "
+        "patient is unknown."
+    )
 
 
 def _joined_patients(merged: list[list[str]]) -> Iterator[Finding]:

@@ -144,7 +144,7 @@ def describe_source(source: SourceVerdict) -> str:
     share = share_text(source.share)
     return (
         f"{words} {share} of the advantage over chance ({source.probe}, "
-        f"{PROTOCOLS[source.protocol].setting_label}): {source.status}."
+        f"{PROTOCOLS[source.protocol].label}): {source.status}."
     )
 
 

@@ -307,7 +307,7 @@ def _cases(study: Study, scores: PooledScores) -> tuple[list[Case], int]:
 
 
 def _feature_map(study: Study, gallery: Gallery) -> list[Block]:
-    """What the features are arranged by, on one fold's test images."""
+    """What the features encode, on one fold's test images."""
     folder = study.run.explanations
     if not (folder / "features.csv").is_file() or not (folder / "features.json").is_file():
         return []
@@ -332,7 +332,7 @@ def _feature_map(study: Study, gallery: Gallery) -> list[Block]:
         ) from None
     numbers = [Folded("Numbers behind this", (_structures(found),))] if found.structures else []
     return [
-        Heading("What the features are arranged by"),
+        Heading("What the features encode"),
         figure,
         Paragraph(found.verdict),
         *numbers,
@@ -359,7 +359,9 @@ def _structures(found: FeatureMap) -> Table:
         plain("Silhouette", "silhouette", "silhouette"),
         purity("Agreeing", "value"), purity("By chance", "chance"), purity("At best", "best"),
         plain("From chance to best", "above_chance", "share"),
-        note="Images of the same component (duplicates, overlapping fields) are never neighbours. "
-        "Other groups: neighbours from the image's own acquisition group left out. Same class: "
-        "neighbours of other classes left out.",
+        note="Each image is compared with the images whose features are nearest. By chance: the "
+        "share that agrees if neighbours are drawn at random; at best: if all that could agree "
+        "were the nearest. Images of the same component (duplicates, overlapping fields) are never "
+        "neighbours. Other groups, other patients: those of the image’s own are left out. Same "
+        "class: those of other classes are left out.",
     )  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from leukoscope.config.metrics.evidence import SourceVerdict
 from leukoscope.config.metrics.results import Estimate, NextUnit, Result
 from leukoscope.core.files import write_text
-from leukoscope.core.protocols import PROTOCOLS, SEPARATING, WORDS
+from leukoscope.core.protocols import PROTOCOLS, SEPARATING, protocol_title
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.evaluation.statistics.intervals import MIN_GROUPS
 from leukoscope.evaluation.verdict.rule import judged_protocols, protocol_scores
@@ -113,7 +113,7 @@ def _accuracy(study: Study) -> Ranges:
     for protocol, entry in _first(study).items():
         found = entry.metrics.get("accuracy")
         if found is not None and found.value is not None:
-            label = WORDS[protocol].label if protocol in WORDS else protocol
+            label = protocol_title(protocol)
             if study.metrics.foreign:  # the same images each time, none of them held out here
                 label = f"{entry.group_unit}s resampled"
             spans.append(_span(upper_first(label), found, "mean"))
@@ -148,10 +148,10 @@ def _sources(study: Study) -> Ranges:
         s.protocol for s in study.metrics.verdict.sources if s.share and s.share.value is not None
     ]
     under = dict.fromkeys(given or [study.metrics.verdict.protocol or ""])
-    labels = [PROTOCOLS[name].setting_label for name in under if name in PROTOCOLS]
+    labels = [PROTOCOLS[name].label for name in under if name in PROTOCOLS]
     where = f", {join(labels)}" if labels else ""
     return Ranges(
-        f"Explained without any cell{where}",
+        f"What each shortcut alone explains{where}",
         tuple(spans),
         0.5,
         f"half of the advantage over chance: ✗ shown above, ✓ below (from {MIN_GROUPS} "
@@ -201,7 +201,7 @@ def _what_to_quote(study: Study) -> Iterator[tuple[str, str]]:
     ]
     if inflated:
         accuracy = [number(e.metrics["accuracy"].value, "accuracy") for e in (hard, mild)]
-        setting = PROTOCOLS[judged].setting_label
+        setting = PROTOCOLS[judged].label
         yield f"Quote {accuracy[0]} ({setting}),", f"not the {accuracy[1]} of a random split."
 
 

@@ -63,7 +63,8 @@ def can_show(study: Study) -> tuple[str, ...]:
     probes = list(dict.fromkeys(entry.probe for entry in study.metrics.probes))
     if probes:
         items.append(
-            f"How much of the accuracy needs no morphology, by {plural(len(probes), 'probe')}: "
+            f"How far a classifier comes that sees only part of the image, by "
+            f"{plural(len(probes), 'probe')}: "
             f"{', '.join(probes)}."
         )
     if study.metrics.decisions and study.metrics.decisions.coverage:
@@ -164,9 +165,7 @@ def class_results(study: Study, gallery: Gallery) -> Section:
 
 def panel_title(entry: Result | Rejection) -> str:
     """Title of a protocol's panel, with the sample size."""
-    known = WORDS.get(entry.protocol)
-    title = (known and known.panel_title) or protocol_title(entry.protocol)
-    return f"{title}\nn = {count(entry.n)}"
+    return f"{protocol_title(entry.protocol)}\nn = {count(entry.n)}"
 
 
 def _confusion_chart(
@@ -401,7 +400,7 @@ def _curve_chart(study: Study, gallery: Gallery) -> Picture | None:
         known = None if result is None else result.metrics.get("accuracy")
         if known is not None and known.value is not None:
             references.append((PROTOCOLS[protocol].label, known.value))
-    title = f"Whole clusters held out, n = {count(n)} images"
+    title = f"Acquisition clusters held out, n = {count(n)} images"
     return gallery.draw(
         "cluster-curve",
         lambda: cluster_curve(lines, references, title=title),

@@ -12,7 +12,12 @@ from leukoscope.config.metrics.evidence import Shortcuts, SourceShare, SourceVer
 from leukoscope.config.metrics.results import Estimate, PerturbedResult, ProbeResult, Result
 from leukoscope.core.protocols import PROTOCOLS, protocol_title
 from leukoscope.evaluation.verdict.grounds import swapped_grounds
-from leukoscope.evaluation.verdict.sentences import DEGRADED_WORDS, SOURCE_WORDS, describe_control
+from leukoscope.evaluation.verdict.sentences import (
+    DEGRADED_WORDS,
+    SOURCE_WORDS,
+    describe_control,
+    join,
+)
 from leukoscope.evaluation.verdict.shortcuts import (
     ENOUGH_TO_REFUTE,
     FEWEST_TO_SHOW,
@@ -60,12 +65,12 @@ FOLLOWS: Final[Mapping[str, str]] = {
 """What a model follows, as it is printed."""
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
 _TEXT = (
-    "A probe is a classifier that is deprived of the cells, trained and tested on the very "
-    "folds of the model. If it does well all the same, the class can be told from something other "
-    "than the cells: so much the data holds. Whether the model makes use of it is another "
-    "question, so the trained model, too, is shown perturbed versions of its test images. "
-    "It never saw such images: a low score there proves nothing, one above chance on "
-    "images without leukocytes does. Leukemia itself changes the background."
+    "A probe is a classifier that sees only part of the image, most of them none of the cells, "
+    "trained and tested on the very folds of the model. If one that sees no cells does well all "
+    "the same, the class can be told from something else: so much the data holds. Whether the "
+    "model makes use of it is another question, so the trained model, too, is shown perturbed "
+    "versions of its test images. It never saw such images: a low score there proves nothing, "
+    "one above chance on images without leukocytes does. Leukemia itself changes the background."
 )
 
 
@@ -130,7 +135,7 @@ def _paired(rows: Sequence[SourceShare]) -> str:
         return ""
     return (
         "That of the ground is an area between pairs of classes whose leukocytes are painted over "
-        f"alike ({number(found.value, 'roc_auc')}, {PROTOCOLS[found.protocol].setting_label}), "
+        f"alike ({number(found.value, 'roc_auc')}, {PROTOCOLS[found.protocol].label}), "
         "not the area of the probe in the table of probes. "
     )
 
@@ -264,8 +269,27 @@ def accuracies(study: Study) -> Table:
         text("The classifier sees", "title"),
         *each(study.protocols, protocol_title, cell),
         note=f"Always naming the largest class gives {number(chance, 'accuracy')}. Where a probe "
-        "comes close to the whole image, the accuracy does not prove that the model reads cells.",
+        "comes close to the whole image, the accuracy does not prove that the model reads cells."
+        f"{_below(study, chance)}",
     )  # fmt: skip
+
+
+def _below(study: Study, chance: float | None) -> str:
+    """Which probes are wrong more often than a guess, and what that means."""
+    if chance is None:
+        return ""
+    found = [
+        input_title(probe.probe)
+        for probe in study.metrics.probes
+        if (high := probe.metrics["accuracy"].high) is not None and high < chance
+    ]
+    if not found:
+        return ""
+    return (
+        f" Below that: {join(list(dict.fromkeys(found)))}. What it sees does follow the class, but "
+        "in another way in training than in test images, as where neighbours in a list are always "
+        "of different classes; a model gains nothing by it."
+    )
 
 
 def chance_level(study: Study) -> float | None:
