@@ -1,6 +1,6 @@
 """Tables of docs/results/differential.md: how far adjusted shares can be trusted.
 
-python benchmarks/differential.py [--studies 4] [--out docs/results/differential.md]
+python benchmarks/differential.py [--studies 4]
 
 Simulated cells of six classes, of which the first stands for blasts, are classified from six
 measurements. The measurements of a patient are shifted as a whole and class by class, so that
@@ -14,7 +14,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -156,7 +155,7 @@ def table(lines: list[str], head: Sequence[str], rows: Sequence[Sequence[str]]) 
 
 def simulated(studies: int) -> list[str]:
     """The tables of the simulation."""
-    start, lines = time.process_time(), [HEAD.format(studies=studies)]
+    start, lines = time.process_time(), [HEAD]
     ways = (COUNTED, *METHODS)
     by_size: dict[tuple[str, int], list[Outcome]] = defaultdict(list)
     by_share: dict[tuple[str, float], list[Outcome]] = defaultdict(list)
@@ -169,7 +168,6 @@ def simulated(studies: int) -> list[str]:
                 by_size[method, size].append(one)
                 by_share[method, float(one.truth[0])].append(one)
             rows.append([f"{accuracy:.2f}", name, *(summary(found[m]) for m in ways)])
-            print(" | ".join(rows[-1]), flush=True)
     lines.append(BY_SETTING)
     table(lines, ("accuracy", "spread between patients", *ways), rows)
     lines.append("\n**By number of cells**, over all of these classifiers:")
@@ -184,14 +182,8 @@ def simulated(studies: int) -> list[str]:
     return lines
 
 
-HEAD = """# The differential: adjusted shares and their intervals
-
-```
-OMP_NUM_THREADS=1 python benchmarks/differential.py --studies {studies}
-```
-
-Cells of six classes, of which the first stands for blasts, are told apart by a simulated classifier
-that is right in 70, 85 or 95 %. Its errors are known from 25 patients of 60 cells each, and differ
+HEAD = """Cells of six classes, of which the first stands for blasts, are told apart by a simulated
+classifier that is right in 70, 85 or 95 %. Its errors are known from 25 patients of 60 cells each, and differ
 between patients not at all, moderately or strongly: all measurements of a patient are shifted, as a
 whole and class by class, by a standard deviation of 0, 0.4 or 0.8 of that within a class. The
 patients that are judged have 0, 5, 20, 50 or 90 % of blasts (the 25 known ones mostly below 50 %)
@@ -206,12 +198,7 @@ def main() -> None:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=4, help="of each classifier (default 4)")
-    parser.add_argument("--out", type=Path, help="Markdown file")
-    options = parser.parse_args()
-    text = "\n".join(simulated(options.studies)) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    print("\n".join(simulated(parser.parse_args().studies)))
 
 
 if __name__ == "__main__":

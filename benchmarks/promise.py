@@ -5,7 +5,7 @@ that is fitted on everything: the way of old bundles (`cal` images of patients t
 and the present one (test images of all folds, whole patients held out). `run` measures the same on
 a finished study of a linear head with patients held out.
 
-python benchmarks/promise.py [--runs RUN ...] [--repetitions 60] > docs/results/promise.md
+python benchmarks/promise.py [--runs RUN ...] [--repetitions 60]
 """
 
 from __future__ import annotations
@@ -200,10 +200,7 @@ def measure_run(run: RunFolder) -> list[str]:
     return lines
 
 
-HEAD = """# What is promised of new patients
-
-Made by `python benchmarks/promise.py{named}`.
-Prediction sets aim at 95 %. *On training patients* is how bundles were calibrated before: a tenth
+HEAD = """Prediction sets aim at 95 %. *On training patients* is how bundles were calibrated before: a tenth
 of the images, whose patients are trained on too. *On unseen patients* is how they are now: the test
 images of folds that hold whole patients out, pooled
 ([decision 19](../decisions/0019-promises-for-new-patients.md)).
@@ -232,10 +229,8 @@ def main() -> None:
     parser.add_argument("--runs", nargs="*", type=Path, default=[])
     parser.add_argument("--repetitions", type=int, default=60)
     args = parser.parse_args()
-    names = " ".join(path.name for path in args.runs)
     print(
         HEAD.format(
-            named=f" --runs {names}" if names else "",
             patients=PATIENTS,
             images=IMAGES,
             size=SIZE,
