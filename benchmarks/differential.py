@@ -182,8 +182,9 @@ def simulated(studies: int) -> list[str]:
     return lines
 
 
-HEAD = """Cells of six classes, of which the first stands for blasts, are told apart by a simulated
-classifier that is right in 70, 85 or 95 %. Its errors are known from 25 patients of 60 cells each, and differ
+HEAD = """\
+Cells of six classes, of which the first stands for blasts, are told apart by a simulated classifier
+that is right in 70, 85 or 95 %. Its errors are known from 25 patients of 60 cells each, and differ
 between patients not at all, moderately or strongly: all measurements of a patient are shifted, as a
 whole and class by class, by a standard deviation of 0, 0.4 or 0.8 of that within a class. The
 patients that are judged have 0, 5, 20, 50 or 90 % of blasts (the 25 known ones mostly below 50 %)

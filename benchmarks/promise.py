@@ -200,7 +200,8 @@ def measure_run(run: RunFolder) -> list[str]:
     return lines
 
 
-HEAD = """Prediction sets aim at 95 %. *On training patients* is how bundles were calibrated before: a tenth
+HEAD = """\
+Prediction sets aim at 95 %. *On training patients* is how bundles were calibrated before: a tenth
 of the images, whose patients are trained on too. *On unseen patients* is how they are now: the test
 images of folds that hold whole patients out, pooled
 ([decision 19](../decisions/0019-promises-for-new-patients.md)).
