@@ -148,7 +148,7 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
     output = leukoscope(*command)
     found = json.loads((tmp_path / "audit.json").read_text())
     assert all(entry in found["images"] for entry in stopped["images"])
-    assert "Grad-CAM: cannot be judged: fewer than 20 independent images" in output
+    assert "Grad-CAM cannot be judged: fewer than 20 independent images" in output
     assert "! 3 independent images (components) would be scored, a verdict needs 20" in output
     assert "exact masks of drawn phantoms" in output
     assert cv2.imread(str(tmp_path / "audit.png")).shape[1] > 1000

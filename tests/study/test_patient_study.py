@@ -15,6 +15,7 @@ import pytest
 from leukoscope.analyses.compare.runs import compare_runs
 from leukoscope.config.bundle import DistanceLimit
 from leukoscope.config.comparison import ComparisonFile
+from leukoscope.config.metrics.file import evaluation_metrics
 from leukoscope.config.stored import check_record
 from leukoscope.core.errors import ConfigError, DataError, UsageError
 from leukoscope.core.files import read_csv, read_json
@@ -330,6 +331,13 @@ def test_other_data_is_measured_by_patient(
     assert any("used to train" in text for text in found.metrics.warnings)  # the very same files
     rows = read_csv(RunFiles(found.run).run.predictions)
     assert all(row["image_id"].startswith("later-") for row in rows)
+    assert {"accuracy", "roc_auc"} <= {score.metric for score in found.promised}
+    assert {score.protocol for score in found.promised} == {"grouped"}
+    assert not found.broken
+    worse = found.metrics.to_json()
+    worse["results"][0]["metrics"]["accuracy"] = {"value": 0, "low": 0, "high": 0}
+    worse_found = replace(found, metrics=evaluation_metrics(worse))
+    assert [score.metric for score in worse_found.broken] == ["accuracy"]
 
     config = study_config(
         data, unit="patient", recipes=recipes, probes=[], folds=3, overrides=OVERRIDES,

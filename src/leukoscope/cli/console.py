@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+    from leukoscope.config.guarantees import Measured
     from leukoscope.config.metrics.file import MetricsFile, StudyMetrics
     from leukoscope.config.metrics.results import Estimate
 
@@ -256,7 +257,7 @@ def print_notes(notes: Iterable[str]) -> None:
         console().print(f"[yellow]![/] {note}")
 
 
-def with_interval(found: Estimate) -> str:
+def with_interval(found: Estimate | Measured) -> str:
     """A number between 0 and 1 with its interval; a dagger marks an unreliable one."""
     if found.low is None or found.high is None:
         return without_interval(found)
@@ -264,7 +265,7 @@ def with_interval(found: Estimate) -> str:
     return f"{without_interval(found)} ({found.low:.3f}–{found.high:.3f}){mark}"
 
 
-def without_interval(found: Estimate) -> str:
+def without_interval(found: Estimate | Measured) -> str:
     """The number alone; a dash where it is undefined."""
     return "—" if found.value is None else f"{found.value:.3f}"
 

@@ -336,7 +336,7 @@ def judge_maps(scores: MapSummary, stages: Sequence[str]) -> MapVerdict:
     elif open_ones:
         level, lead, reasons = "not decided", "cannot be judged", open_ones
     else:
-        level, lead = "nothing against it", "nothing was found against it"
+        level, lead = "nothing against it", "has nothing against it"
         reasons = [text for _, text in tests] + _caveats(scores)
     text = f"{lead}: {'; '.join(dict.fromkeys(reasons))}"
     return MapVerdict(level=level, text=text, place=_place(scores))

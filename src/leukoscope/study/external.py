@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from leukoscope.config.guarantees import Score
 from leukoscope.config.metrics.file import (
     EvaluationMetrics,
     StudyMetrics,
@@ -61,11 +62,28 @@ class ExternalResult:
         run: The folder of its files.
         metrics: The content of ``metrics.json``.
         unreadable: Path and reason of each image that was quarantined.
+        promised: The scores of the bundle's study under its strictest protocol; none where the
+            study's classes are not those that were compared.
+        coverage: What its prediction sets aim at.
     """
 
     run: RunFolder
     metrics: EvaluationMetrics
     unreadable: tuple[tuple[str, str], ...]
+    promised: tuple[Score, ...]
+    coverage: float
+
+    @property
+    def broken(self) -> tuple[Score, ...]:
+        """The scores of the study that lie above what was measured, the intervals too."""
+        found = self.metrics.results[0].metrics
+        return tuple(
+            score
+            for score in self.promised
+            if (high := found[score.metric].high) is not None
+            and score.low is not None
+            and high < score.low
+        )
 
 
 def evaluate_bundle(
@@ -116,7 +134,22 @@ def evaluate_bundle(
     manifest.save(run.manifest)
     table.save(run.predictions)
     metrics.save(run.metrics)
-    return ExternalResult(run, metrics, manifest.unreadable)
+    coverage = predictor.record.conformal.coverage
+    return ExternalResult(
+        run, metrics, manifest.unreadable, _promised(predictor, table, metrics), coverage
+    )
+
+
+def _promised(
+    predictor: Predictor, table: PredictionTable, metrics: EvaluationMetrics
+) -> tuple[Score, ...]:
+    """The scores of the strictest protocol of the bundle's study that can be compared."""
+    scores = predictor.record.scores
+    if set(table.y_true) != set(range(len(predictor.class_names))):
+        return ()  # a class is missing, or was merged
+    protocol = strictest([score.protocol for score in scores])
+    here = metrics.results[0].metrics
+    return tuple(s for s in scores if s.protocol == protocol and s.metric in here)
 
 
 def _with_units(manifest: Manifest, listener: Listener) -> Manifest:

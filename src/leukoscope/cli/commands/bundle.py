@@ -26,10 +26,12 @@ from leukoscope.cli.options import EngineOption, JsonOption, PrecisionOption
 from leukoscope.core.errors import UsageError
 from leukoscope.core.known_classes import Roles
 from leukoscope.core.labels import class_description, malignant_mask, role_of, without_sides
+from leukoscope.core.protocols import protocol_title
 from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.config.bundle import BundleRecord, OutOfDistribution
+    from leukoscope.study.external import ExternalResult
 
 bundle_app = typer.Typer(
     no_args_is_help=True,
@@ -394,18 +396,37 @@ def evaluate(
     if as_json:
         print_json(result.metrics.to_json())
     else:
-        row = result.metrics.results[0]
-        console().print(f"{plural(row.n, row.row)}, {plural(row.n_groups, 'group')}", markup=False)
-        known = {name: found for name, found in row.metrics.items() if found.value is not None}
-        print_table(("metric", "value"), [(n, with_interval(v)) for n, v in known.items()])
-        share = result.metrics.decisions.share.model_dump()
-        decisions = ", ".join(f"{name} {value:.1%}" for name, value in share.items())
-        console().print(f"decisions: {decisions}", markup=False)
+        _print_evaluation(result)
         print_subgroups(result.metrics)
         for warning in result.metrics.warnings:
             console().print(f"[yellow]![/] {warning}")
         say(f"\nmetrics {out / 'metrics.json'}")
     return name_unreadable(result.unreadable)
+
+
+def _print_evaluation(result: ExternalResult) -> None:
+    """The metrics beside those of the study, the decisions, and whether it does as well here."""
+    row = result.metrics.results[0]
+    console().print(f"{plural(row.n, row.row)}, {plural(row.n_groups, 'group')}", markup=False)
+    known = {name: found for name, found in row.metrics.items() if found.value is not None}
+    there = {score.metric: score for score in result.promised}
+    head, cells = ["metric", "value"], [[name, with_interval(v)] for name, v in known.items()]
+    if there:
+        head.append(f"in its study, {protocol_title(result.promised[0].protocol).lower()}")
+        for line in cells:
+            line.append(with_interval(there[line[0]]) if line[0] in there else "")
+    print_table(head, cells)
+    if lower := [score.metric for score in result.broken]:
+        console().print(
+            f"[yellow]![/] lower here than in its study, by intervals that do not meet: "
+            f"{', '.join(lower)}"
+        )
+    decisions = result.metrics.decisions
+    share = ", ".join(f"{name} {value:.1%}" for name, value in decisions.share.model_dump().items())
+    console().print(f"decisions: {share}", markup=False)
+    if decisions.coverage is not None:
+        held = f"{with_interval(decisions.coverage)} hold the class, {result.coverage:g} aimed at"
+        console().print(f"prediction sets: {held}", markup=False)
 
 
 @command

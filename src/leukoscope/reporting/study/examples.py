@@ -153,7 +153,7 @@ def audit_table(audit: AuditFile) -> tuple[Table, list[str]]:
         ),
     )
     words = [
-        f"{_title(name)}: {verdict.text}. {upper_first(verdict.place)}."
+        f"{_title(name)} {verdict.text}. {upper_first(verdict.place)}."
         for name, verdict in audit.verdicts.items()
     ]
     return table, words
