@@ -149,3 +149,6 @@ def test_axe_finds_no_barrier(opened: Any) -> None:
     for theme, rules in (("light", None), ("dark", ["color-contrast"])):  # else they are alike
         page.emulate_media(color_scheme=theme)
         assert page.evaluate(AXE, ["main", rules]) == [], theme
+    page.set_viewport_size({"width": 390, "height": 900})
+    page.wait_for_function("document.querySelector('.scroll.wide')")
+    assert page.evaluate(AXE, ["main", ["scrollable-region-focusable"]]) == []

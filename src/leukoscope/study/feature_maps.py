@@ -258,8 +258,9 @@ def _verdict(structures: list[Structure]) -> str:
             f"class, the {noun} is {100 * of_group:.0f} % of the way."
         )
     return " ".join(sentences) or (
-        "Neither patients nor acquisition groups of these images are known well enough to be "
-        "compared with the class."
+        "The test images of this fold do not tell whether the features follow the class, the "
+        "patient or the acquisition: that takes classes with several patients, or acquisition "
+        "clusters, of several images each."
     )
 
 

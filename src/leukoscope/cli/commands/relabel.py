@@ -61,7 +61,10 @@ def relabel(
     from leukoscope.core.run_folder import RunFolder
 
     if (apply_file is None) != (out is None):
-        raise UsageError("--apply and --out belong together", hint="see --help for an example")
+        raise UsageError(
+            "--apply and --out belong together: corrections, and the manifest to write them to",
+            hint=f"to make the queue, leave both out: it goes to {RunFolder(run).path / 'relabel'}",
+        )
     if apply_file is not None and out is not None:
         from leukoscope.analyses.corrections import apply_corrections
 

@@ -14,12 +14,12 @@ from leukoscope.reporting.content import (
     Code,
     Folded,
     Head,
-    Heading,
     Headline,
     Paragraph,
     Picture,
     References,
     Section,
+    Steps,
     Tab,
     present,
 )
@@ -245,12 +245,17 @@ def _values(summary: TuningFile, gallery: Gallery) -> list[Block]:
 
 def _next(summary: TuningFile) -> list[Block]:
     return [
-        Heading("Measure it once"),
-        Paragraph(
-            "This command trains the best configuration on the same hold-out and measures it on "
-            "the test part, which no trial has seen. Once looked at, that part is used: tuning on "
-            "after it makes its score optimistic too. Folds of the whole data set, and other "
-            "protocols, test on images that chose the configuration."
+        Steps(
+            "Do next",
+            (
+                (
+                    "Measure it once.",
+                    "This command trains the best configuration on the same hold-out and measures "
+                    "it on the test part, which no trial has seen. Once looked at, that part is "
+                    "used: tuning on after it makes its score optimistic too. Folds of the whole "
+                    "data set, and other protocols, test on images that chose the configuration.",
+                ),
+            ),
         ),
         Code(summary.next),
     ]

@@ -120,10 +120,12 @@ all("pre").forEach((block) => {
   block.append(button("Copy", (node) => copy(text, node)));
 });
 
-// A table or figure that is wider than the page says so.
+// A table or figure that is wider than the page says so; the keyboard scrolls it.
 function cues() {
   all(".table, figure .scroll").forEach((region) => {
-    region.classList.toggle("wide", region.scrollWidth > region.clientWidth + 1);
+    const wide = region.scrollWidth > region.clientWidth + 1;
+    region.classList.toggle("wide", wide);
+    if (wide) region.tabIndex = 0;
   });
 }
 window.addEventListener("resize", cues);
