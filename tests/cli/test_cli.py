@@ -154,6 +154,7 @@ def test_an_unknown_protocol_is_wrong_use(tmp_path: Path) -> None:
         (["study", "x", "--backbone", "resnet51"], "or 'resnet50'?"),
         (["study", "x", "--recpe", "quick"], "Did you mean --recipe?"),
         (["predict", "x", "--model", "run"], "Did you mean --bundle?"),
+        (["serve", "run/bundle"], "A bundle is named with --bundle."),
         (["train", "x", "--epochs", "3"], "Did you mean --set training.epochs=…?"),
         (["data", "inspect", "x", "--layot", "auto"], "Did you mean --layout?"),
     ],

@@ -144,6 +144,16 @@ def test_a_closed_folder_is_a_failure(tree: Path) -> None:
         (tree / "data/sub").chmod(0o755)
 
 
+def test_a_bundle_is_no_folder_of_images(tmp_path: Path) -> None:
+    for name in ("a.png", "model/bundle.json", "model/similar.jpg", "model/golden/00.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    image, refused = expand_inputs([str(tmp_path)])
+    assert image == tmp_path / "a.png"
+    assert isinstance(refused, Failure)
+    assert (refused.path, refused.hint) == (str(tmp_path / "model"), "name it with --bundle")
+
+
 def test_odd_names(tree: Path) -> None:
     for name in ("Präparat 1.png", "-dash.png", "a\nb.png"):
         (tree / "data/sub" / name).touch()

@@ -125,13 +125,21 @@ class Program(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; for an option that there is not, name what was probably meant."""
+        """Run the command; for a word that it does not take, name what was probably meant."""
         try:
             return super().invoke(ctx)
         except Exception as error:
             if hasattr(error, "option_name") and hasattr(error, "possibilities"):
                 _name_the_nearest(error)
+            elif "extra argument" in str(getattr(error, "message", "")):
+                _name_the_bundle(error)
             raise
+
+
+def _name_the_bundle(error: Any) -> None:
+    """Add to "unexpected extra argument" how a command is given its bundle, if it takes one."""
+    if any("--bundle" in item.opts for item in error.ctx.command.params):
+        error.message += ". A bundle is named with --bundle."
 
 
 def _name_the_nearest(error: Any) -> None:
