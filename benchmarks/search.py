@@ -313,7 +313,11 @@ def _note_of_heads(
 
 
 def criterion(metrics: dict[str, Any], protocols: list[str]) -> dict[str, Any]:
-    """ROC AUC under the strictest protocol of whole images, of each damage, and the least."""
+    """ROC AUC under the strictest protocol of whole images, of each damage, and the least.
+
+    A model that is not shown to be better than chance has no areas of damaged images, and none
+    that is the least: it is out.
+    """
     protocol = strictest(protocols)
     whole = next(
         row["metrics"]["roc_auc"]["value"]
@@ -323,7 +327,9 @@ def criterion(metrics: dict[str, Any], protocols: list[str]) -> dict[str, Any]:
     found = {"image": whole}
     for row in metrics["survival"]:
         if row["protocol"] == protocol and row["input"] in DAMAGE:
-            found[row["input"]] = 0.5 + row["share"]["value"] * (whole - 0.5)
+            if (share := row["share"]["value"]) is None:
+                return {"protocol": protocol, **found}
+            found[row["input"]] = 0.5 + share * (whole - 0.5)
     return {"protocol": protocol, **found, "least": min(found.values())}
 
 
