@@ -158,5 +158,5 @@ def test_executors_by_name() -> None:
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 @pytest.mark.filterwarnings("ignore")
 def test_ray_writes_the_same_bytes(phantoms: Path, alone: StudyResult, tmp_path: Path) -> None:
-    result = study(phantoms, tmp_path / "run", executor=executor_of("ray", 2))
+    result = study(phantoms, tmp_path / "run", executor=executor_of("ray", 1))
     assert files_of(result) == files_of(alone)
