@@ -48,8 +48,6 @@ def main() -> None:
         raise SystemExit(f"{folder}: expected files such as 001_image.png and 001.png, found none")
     images = [decode_image(folder / name).image for name in names]
     truths = [decode_image(folder / name.replace("_image", "")).image[:, :, 0] for name in names]
-    print("# Segmentation\n")
-    print(f"```bash\npython benchmarks/segmentation.py {folder.name}\n```\n")
     print(f"Dice on the {len(images)} images with masks of Zheng et al. 2018 (one leukocyte each):")
     print("mean over images with a 95 % percentile bootstrap interval over images (2,000")
     print("replicates, seed 0). Each step gives one mask, compared with the nucleus and with the")

@@ -69,7 +69,6 @@ def main() -> None:
                 run()
                 seconds = time.perf_counter() - start
             fastest[name] = min(fastest[name], seconds)
-    print("# Speed of a training step\n\n```bash\npython benchmarks/steps.py\n```\n")
     print(
         f"{recipe.model.backbone}, {spec.size_px} px, batches of {BATCH}, "
         f"{torch.get_num_threads()} of {os.cpu_count()} threads; the fastest of {ROUNDS} rounds in "
