@@ -122,7 +122,7 @@ def _head(comparison: ComparisonResult) -> Head:
         facts=(
             (str(len(comparison.entries)), recipes),
             (str(len(runs)), "run" if len(runs) == 1 else "runs"),
-            (", ".join(head.name for head in comparison.protocols), "protocols"),
+            (str(len(comparison.protocols)), "protocols"),
             (count(most), f"test {comparison.row}{'' if most == 1 else 's'}"),
         ),
         headline=Headline("inconclusive", "Answer", "→", _answer(comparison)),

@@ -68,14 +68,17 @@ def glance(comparison: ComparisonResult, gallery: Gallery) -> Section:
 
 def sizes(comparison: ComparisonResult) -> str:
     """The sample size under each protocol, for captions."""
-    return "; ".join(f"{h.name}: n = {tables.sample(comparison, h)}" for h in comparison.protocols)
+    return "; ".join(
+        f"{protocol_title(head.name)}: n = {tables.sample(comparison, head)}"
+        for head in comparison.protocols
+    )
 
 
 def estimates(comparison: ComparisonResult, metric: str) -> list[tuple[str, charts.Estimates]]:
     """Recipe → estimate under each protocol; per cent where the metric is written so."""
     return [
         (
-            head.name,
+            protocol_title(head.name),
             {
                 comparison.name(entry): estimate
                 for entry in comparison.under(head.name)
@@ -107,7 +110,7 @@ def ranking(comparison: ComparisonResult, gallery: Gallery) -> Section:
     if len(comparison.entries) > 1:
         panels = [
             (
-                head.name,
+                protocol_title(head.name),
                 [(comparison.name(e), _place(e, head.name)) for e in
                  comparison.under(head.name)],
             )
@@ -134,7 +137,7 @@ def _place(entry: ComparedRecipe, protocol: str) -> charts.PlottedEstimate:
 
 def further(comparison: ComparisonResult, gallery: Gallery) -> Section:
     """Radar, boxes, the remaining metrics."""
-    panels = [(h.name, _radar(comparison, h.name)) for h in comparison.protocols]
+    panels = [(protocol_title(h.name), _radar(comparison, h.name)) for h in comparison.protocols]
     titles = [metric_title(m) if m != "ece" else "1 − ECE" for m in RADAR_METRICS]
     titles[1] = "Balanced\naccuracy"
     blocks: list[Block] = []
@@ -166,7 +169,11 @@ def _radar(comparison: ComparisonResult, protocol: str) -> Mapping[str, list[flo
 
 
 def _boxes(comparison: ComparisonResult, gallery: Gallery) -> Picture | None:
-    found = [(head.name, spread) for head in comparison.protocols if (spread := head.spread)]
+    found = [
+        (protocol_title(head.name), spread)
+        for head in comparison.protocols
+        if (spread := head.spread)
+    ]
     if not found:
         return None
     scale = 100.0 if is_percent(comparison.metric) else 1.0
@@ -202,7 +209,7 @@ def classes(comparison: ComparisonResult, gallery: Gallery) -> Section:
     names = comparison.class_names
     panels = [
         (
-            head.name,
+            protocol_title(head.name),
             np.array([[_f1(entry, head.name, name) for name in names]
                       for entry in comparison.entries]),
         )
@@ -257,7 +264,7 @@ def _roc(comparison: ComparisonResult, gallery: Gallery, head: ProtocolHead) -> 
 def _confusion(comparison: ComparisonResult, gallery: Gallery, entry: ComparedRecipe) -> Picture:
     panels = [
         (
-            head.name,
+            protocol_title(head.name),
             np.array(entry.results[head.name].confusion, dtype=np.float64),
         )
         for head in comparison.protocols
@@ -331,7 +338,7 @@ def _times(comparison: ComparisonResult, gallery: Gallery) -> Picture | None:
             if (value := mean(entry.trained(head.name).seconds))
         }
         if minutes:
-            series.append((head.name, minutes))
+            series.append((protocol_title(head.name), minutes))
     if not series:
         return None
     trained = [n for n in comparison.names if any(n in values for _, values in series)]
@@ -349,7 +356,7 @@ def training(comparison: ComparisonResult, gallery: Gallery) -> Section:
     panels = []
     for entry in comparison.entries:
         lines = [
-            (head.name, found)
+            (protocol_title(head.name), found)
             for head in comparison.protocols
             if (found := entry.trained(head.name).curves)
         ]

@@ -64,12 +64,14 @@ ALL_METRICS = (
 def overview(comparison: ComparisonResult) -> Table:
     """One row a recipe, the protocols side by side, with cost and the study's own figure."""
     names = [head.name for head in comparison.protocols]
-    sizes = "; ".join(f"{h.name}: {sample(comparison, h)}" for h in comparison.protocols)
+    sizes = "; ".join(
+        f"{protocol_title(head.name)}: {sample(comparison, head)}" for head in comparison.protocols
+    )
     return table_of(
         f"All recipes on the same test {comparison.row}s ({comparison.level} intervals; {sizes})",
         comparison.entries,
         recipe_field(comparison),
-        *each(names, lambda name: f"Accuracy, {name}",
+        *each(names, lambda name: f"Accuracy, {protocol_title(name).lower()}",
               lambda e, name: interval(e.value(name, "accuracy"), "accuracy")),
         value("Epochs, run / published", lambda e: epochs(e, names), lines=True),
         value("Parameters", lambda e: big(e.complexity and e.complexity.parameters)),

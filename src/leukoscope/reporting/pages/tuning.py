@@ -8,6 +8,7 @@ from pathlib import Path
 
 from leukoscope.config.tuning_results import TuningFile
 from leukoscope.config.tuning_space import Choice, Range
+from leukoscope.core.protocols import protocol_title
 from leukoscope.core.run_folder import RunFolder
 from leukoscope.reporting.content import (
     Block,
@@ -58,7 +59,7 @@ def write_tuning_page(out: Path, summary: TuningFile) -> None:
     counts = summary.trials
     facts = (
         (f"{sum(n for state, n in counts.items() if state != 'stopped')}", "trials"),
-        (str(summary.protocol), "protocol"),
+        (protocol_title(summary.protocol), "protocol"),
         (f"{summary.n_val}", "validation images"),
         (f"{summary.sampler}, {summary.pruner}", "sampler, pruner"),
     )
@@ -140,9 +141,9 @@ def _result(summary: TuningFile) -> list[Block]:
         ),
         Paragraph(
             f"Trials: {counts}. They saw {summary.n_images} images, the train and val parts of "
-            f"the protocol {summary.protocol}; no trial read an image or a label of cal or "
-            "test. The choice of the best epoch within each trial is not corrected for, so that "
-            "even the corrected value leans to the good side.",
+            f"one hold-out ({protocol_title(summary.protocol).lower()}); no trial read an image or "
+            "a label of cal or test. The choice of the best epoch within each trial is not "
+            "corrected for, so that even the corrected value leans to the good side.",
             note=True,
         ),
     ]  # fmt: skip
