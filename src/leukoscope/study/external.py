@@ -145,8 +145,9 @@ def _promised(
 ) -> tuple[Score, ...]:
     """The scores of the strictest protocol of the bundle's study that can be compared."""
     scores = predictor.record.scores
-    if set(table.y_true) != set(range(len(predictor.class_names))):
-        return ()  # a class is missing, or was merged
+    classes = predictor.class_names
+    if table.class_names != classes or set(table.y_true.tolist()) != set(range(len(classes))):
+        return ()  # classes were merged, or one is missing
     protocol = strictest([score.protocol for score in scores])
     here = metrics.results[0].metrics
     return tuple(s for s in scores if s.protocol == protocol and s.metric in here)
