@@ -1,6 +1,6 @@
 """Images per second of one training step of `finetune`, and of what its cache is made with.
 
-python benchmarks/steps.py > docs/results/steps.md
+python benchmarks/steps.py
 """
 
 from __future__ import annotations
