@@ -1,6 +1,6 @@
 """Print, as Markdown, how well each segmentation step finds leukocytes of the Zheng images.
 
-python benchmarks/segmentation.py zheng_wbc_masks > docs/results/segmentation.md
+python benchmarks/segmentation.py zheng_wbc_masks
 """
 
 from __future__ import annotations

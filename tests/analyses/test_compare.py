@@ -19,7 +19,7 @@ from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.reporting.compare.page import TABLES, _head
 from leukoscope.reporting.compare.result import load_comparison
-from leukoscope.study.external import summarise_external
+from leukoscope.study.bundle_evaluation import summarise_external
 from leukoscope.study.run import run_study
 
 RECIPES = ["cnn-baseline", "leaky-cnn"]

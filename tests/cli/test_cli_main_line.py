@@ -150,11 +150,9 @@ def test_export_evaluate_and_explain(run: Path, data: Path, tmp_path: Path) -> N
     assert 96 <= found.largest_px <= 112
     sizes = [(folder / "model.onnx").stat().st_size for folder in (small, run / "bundle")]
     assert sizes[0] < 0.9 * sizes[1]  # the weights are half: learning/graphs/test_compact.py
-    done = _typed("evaluate", tmp_path / "bundle", data, "--out", tmp_path / "e")
+    done = _typed("evaluate", tmp_path / "bundle", data, "--out", tmp_path / "e", "--json")
     assert done.exit_code == 3, done.stderr
-    assert "in its study" in done.stdout
-    assert "hold the class, 0.95 aimed at" in done.stdout
-    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    metrics = json.loads(done.stdout)
     assert metrics["results"][0]["protocol"] == "external"
     assert any("used to train" in warning for warning in metrics["warnings"])
     done = _typed("explain", run, "--count", 1, "-p", "deduplicated", "-m", "grad-cam++")

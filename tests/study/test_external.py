@@ -27,7 +27,7 @@ from leukoscope.phantom.render import write_phantoms
 from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.reporting.study.other_data import in_words
 from leukoscope.runtime.engines import open_engine
-from leukoscope.study import bundling, external
+from leukoscope.study import bundle_evaluation, bundling, external
 from leukoscope.study.comparable import check_external, names_of
 from leukoscope.study.final_model import load_final_model, write_graphs
 from leukoscope.study.options import study_config
@@ -147,8 +147,8 @@ def test_where_images_name_their_patients_no_audit_is_waited_for(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("images were compared with each other")
 
-    monkeypatch.setattr(external, "audit", refuse)
-    found = external.evaluate_bundle(
+    monkeypatch.setattr(bundle_evaluation, "audit", refuse)
+    found = bundle_evaluation.evaluate_bundle(
         run / "bundle", data[1], tmp_path / "out", layout="auto", class_map={},
         listener=lambda *_: None,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from leukoscope.core.errors import ConfigError, DataError, UnknownNameError
 from leukoscope.core.known_classes import Role
 from leukoscope.core.records import ImageRecord
 from leukoscope.runtime.heatmap import encode_png
-from leukoscope.study.external import _table, summarise_external
+from leukoscope.study.bundle_evaluation import _table, summarise_external
 from leukoscope.study.options import external_values, study_config
 
 BUNDLE = ("aml", "apl")

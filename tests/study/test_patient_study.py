@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from leukoscope.analyses.compare.runs import compare_runs
+from leukoscope.cli.commands.bundle import _print_evaluation
 from leukoscope.config.bundle import DistanceLimit
 from leukoscope.config.comparison import ComparisonFile
 from leukoscope.config.metrics.file import evaluation_metrics
@@ -27,7 +28,8 @@ from leukoscope.phantom.spec import PhantomSpec
 from leukoscope.pipeline.progress import Progress
 from leukoscope.runtime.by_patient import PatientCollector, features_of, patients_of_table
 from leukoscope.runtime.predictor import load_bundle
-from leukoscope.study.external import evaluate_bundle, evaluate_external
+from leukoscope.study.bundle_evaluation import evaluate_bundle
+from leukoscope.study.external import evaluate_external
 from leukoscope.study.options import study_config
 from leukoscope.study.run import StudyResult, run_study
 
@@ -317,7 +319,11 @@ def _other_patients(data: Path, folder: Path) -> Path:
 
 
 def test_other_data_is_measured_by_patient(
-    study: StudyResult, data: Path, recipes: tuple[str, ...], tmp_path: Path
+    study: StudyResult,
+    data: Path,
+    recipes: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     later = _other_patients(data, tmp_path)
     found = evaluate_bundle(
@@ -338,6 +344,12 @@ def test_other_data_is_measured_by_patient(
     worse["results"][0]["metrics"]["accuracy"] = {"value": 0, "low": 0, "high": 0}
     worse_found = replace(found, metrics=evaluation_metrics(worse))
     assert [score.metric for score in worse_found.broken] == ["accuracy"]
+    capsys.readouterr()
+    _print_evaluation(worse_found)
+    shown = capsys.readouterr().out
+    assert "in its study, patients held out" in shown
+    assert "intervals that do not meet: accuracy\n" in shown
+    assert "hold the class, 0.95 aimed at" in shown
 
     config = study_config(
         data, unit="patient", recipes=recipes, probes=[], folds=3, overrides=OVERRIDES,

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TextIO
 
 from leukoscope.core.files import LeftOut, is_folder, is_table_or_text
+from leukoscope.runtime.bundle import RECORD
 from leukoscope.runtime.prediction import Failure
 
 # What stands beside phantom images and is not meant as input.
 _TRUTH = Path("truth", "truth.json")  # ground truth of `leukoscope phantom`
 _BESIDE_TRUTH = ("truth", "manifest.csv", "README.md")
-_BUNDLE = "bundle.json"
 _LITTER = ("Thumbs.db", "desktop.ini")
 SAMPLES = 32  # of the files are looked at to choose a bundle
 _UNFINISHED = ".partial"  # what `predict` itself is writing, perhaps into the very folder
@@ -147,7 +147,7 @@ def _walk(top: Path, entered: set[str], left_out: LeftOut) -> Iterator[Path | Fa
             detail = f"expected a readable folder, but {error.strerror or error}"
             yield Failure(str(folder), "unreadable", detail)
             continue
-        if (_BUNDLE, False) in names:
+        if (RECORD, False) in names:
             detail = "a bundle, which holds a model and no images to classify"
             yield Failure(str(folder), "unreadable", detail, "name it with --bundle")
             continue

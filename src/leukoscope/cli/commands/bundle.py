@@ -31,7 +31,7 @@ from leukoscope.core.views import plural
 
 if TYPE_CHECKING:
     from leukoscope.config.bundle import BundleRecord, OutOfDistribution
-    from leukoscope.study.external import ExternalResult
+    from leukoscope.study.bundle_evaluation import ExternalResult
 
 bundle_app = typer.Typer(
     no_args_is_help=True,
@@ -372,7 +372,7 @@ def evaluate(
     Says so where the bundle was trained on some of them.
     """
     from leukoscope.runtime.engines import one_thread_each
-    from leukoscope.study.external import evaluate_bundle
+    from leukoscope.study.bundle_evaluation import evaluate_bundle
 
     if "out" not in given_options(context) and out.exists():
         raise UsageError(

@@ -63,7 +63,7 @@ def relabel(
     if (apply_file is None) != (out is None):
         raise UsageError(
             "--apply and --out belong together: corrections, and the manifest to write them to",
-            hint=f"to make the queue, leave both out: it goes to {RunFolder(run).path / 'relabel'}",
+            hint=f"to make the queue, leave both out: it goes to {run / 'relabel'}",
         )
     if apply_file is not None and out is not None:
         from leukoscope.analyses.corrections import apply_corrections
